@@ -1,0 +1,63 @@
+"What several test files share: tiny random models of many families, the real SmolLM2, the folder of the released data."
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from empathy_probes.models import byte_tokenizer, load_model, load_preset, random_model
+
+torch.set_num_threads(1)  # more only slow tiny models down, and all of them on a busy machine: twentyfold
+
+LLAMA_LIKE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+FAMILIES = {
+    "llama": LLAMA_LIKE,
+    "qwen2": LLAMA_LIKE,
+    "phi3": LLAMA_LIKE,
+    "gemma3_text": LLAMA_LIKE | {"head_dim": 8, "sliding_window": 8},  # narrower than the test's texts
+    "mixtral": LLAMA_LIKE | {"num_local_experts": 4},  # mixture of experts
+    "deepseek_v3": LLAMA_LIKE  # experts in all blocks but the first, and latent attention
+    | {"num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    | {"moe_intermediate_size": 16, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 1024},
+    "gpt_neox": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "opt": {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "word_embed_proj_dim": 32},
+    "bloom": {"hidden_size": 32, "n_layer": 4, "n_head": 4},  # its blocks return tuples, as falcon's do
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4},
+}
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request):
+    "A model of each family, with weights so large that every block changes the stream visibly."
+    model = random_model(request.param, FAMILIES[request.param])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5 if parameter.dim() > 1 else 1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def llama():
+    return random_model("llama", FAMILIES["llama"])
+
+
+@pytest.fixture
+def tokenizer():
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    "The real SmolLM2 and its tokenizer; `make test` installs its weights."
+    return load_model(load_preset("mini").models["smollm2-135m"])
+
+
+@pytest.fixture(scope="session")
+def released_folder():
+    beside = Path(__file__).resolve().parents[2] / "shared/published"
+    folder = Path(os.environ.get("PUBLISHED", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no released data in {folder}; name their folder in the environment variable PUBLISHED")
+    return folder
