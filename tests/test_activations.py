@@ -1,0 +1,180 @@
+"The store of activations: what is kept, what is told apart, and what survives faults."
+
+import json
+import multiprocessing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from empathy_probes import activations as module
+from empathy_probes import models
+from empathy_probes.activations import activations, add_to_store, extract, load_store
+from empathy_probes.models import ModelSpec, load_model, load_preset, random_model
+
+SMOKE = load_preset("smoke")
+SPEC = SMOKE.models["tiny-llama"]
+TEXTS = [f"Text number {number}, {'with more words ' * number}" for number in range(6)]
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    "The texts that pass through a model, in a list that grows."
+    texts = []
+    original = module.extract_batches
+
+    def watched(model, tokenizer, some, *arguments, **options):
+        texts.extend(some)
+        return original(model, tokenizer, some, *arguments, **options)
+
+    monkeypatch.setattr(module, "extract_batches", watched)
+    return texts
+
+
+def no_model(*arguments):
+    raise AssertionError("a model was loaded although all activations were kept")
+
+
+def expected(spec=SPEC, layers=(1, 2, 3, 4, 5), **options):
+    "The activations of the texts, computed without a store."
+    return extract(*load_model(spec), TEXTS, list(layers), "mean_without_first", **options)
+
+
+def test_a_second_call_loads_no_model(tmp_path, monkeypatch):
+    first = activations(SMOKE, SPEC, TEXTS, tmp_path)
+    monkeypatch.setattr(module, "load_model", no_model)
+    np.testing.assert_array_equal(activations(SMOKE, SPEC, TEXTS, tmp_path), first)
+    np.testing.assert_array_equal(activations(SMOKE, SPEC, TEXTS[::-2], tmp_path), first[::-2])
+    np.testing.assert_allclose(first, expected(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_changed_text_costs_only_itself(tmp_path, computed):
+    activations(SMOKE, SPEC, TEXTS, tmp_path)
+    changed = [*TEXTS[:3], "Changed.", *TEXTS[4:]]
+    assert computed == TEXTS
+    vectors = activations(SMOKE, SPEC, changed, tmp_path)
+    assert computed == [*TEXTS, "Changed."]
+    np.testing.assert_allclose(vectors[3], extract(*load_model(SPEC), ["Changed."], SPEC.layers, "mean_without_first")[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_repeated_text_is_computed_once(tmp_path, computed):
+    vectors = activations(SMOKE, SPEC, ["twice", "once", "twice"], tmp_path)
+    assert computed == ["twice", "once"]
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+
+
+@pytest.mark.parametrize(
+    "preset, spec, layers, options",
+    [
+        (replace(SMOKE, max_tokens=10), SPEC, SPEC.layers, {"max_tokens": 10}),
+        (SMOKE, replace(SPEC, layers=[3, 1]), [3, 1], {}),
+        (SMOKE, replace(SPEC, layer_convention="hidden_state"), [0, 1, 2, 3, 4], {}),
+        (SMOKE, replace(SPEC, random=SPEC.random | {"seed": 7}), SPEC.layers, {}),
+        (SMOKE, replace(SPEC, dtype="bfloat16"), SPEC.layers, {}),
+    ],
+    ids=["max_tokens", "layers", "layer_convention", "weights", "dtype"],
+)
+def test_options_do_not_collide_in_one_store(tmp_path, preset, spec, layers, options):
+    "A key that forgot an option would hand out what was computed under another."
+    before = activations(SMOKE, SPEC, TEXTS, tmp_path)
+    other = activations(preset, spec, TEXTS, tmp_path)
+    close = {"rtol": 0.05, "atol": 0.01} if spec.dtype == "bfloat16" else {"rtol": 1e-5, "atol": 1e-6}
+    np.testing.assert_allclose(other, expected(spec, layers, **options), **close)
+    assert other.shape != before.shape or not np.array_equal(other, before)
+    np.testing.assert_array_equal(activations(SMOKE, SPEC, TEXTS, tmp_path), before)
+
+
+def test_poolings_are_kept_together_and_told_apart(tmp_path, monkeypatch):
+    activations(SMOKE, SPEC, TEXTS, tmp_path, "last")
+    monkeypatch.setattr(module, "load_model", no_model)
+    model, tokenizer = load_model(SPEC)
+    for pooling in ("mean", "mean_without_first", "last"):
+        alone = extract(model, tokenizer, TEXTS, SPEC.layers, pooling)
+        np.testing.assert_allclose(activations(SMOKE, SPEC, TEXTS, tmp_path, pooling), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_without_a_second_token_is_named(tmp_path):
+    with pytest.raises(ValueError, match="'x' has too few tokens for the pooling 'mean_without_first'"):
+        activations(SMOKE, SPEC, ["fine", "x"], tmp_path)
+    assert np.isfinite(activations(SMOKE, SPEC, ["fine", "x"], tmp_path, "mean")).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", None], ids=["empty", "garbage", "cut short"])
+def test_a_damaged_store_says_what_to_do(tmp_path, content):
+    activations(SMOKE, SPEC, TEXTS, tmp_path)
+    store = tmp_path / "activations.safetensors"
+    store.write_bytes(store.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(ValueError, match=r"activations\.safetensors: damaged .*delete it"):
+        activations(SMOKE, SPEC, TEXTS, tmp_path)
+
+
+def test_an_interrupted_extraction_goes_on_where_it_was(tmp_path, computed, monkeypatch):
+    monkeypatch.setitem(module.BATCH_TOKENS, "cpu", 200)
+    forward, passes = module._forward, []
+
+    def interrupted(*arguments):
+        passes.append(len(passes))
+        if len(passes) == 3:
+            raise KeyboardInterrupt
+        return forward(*arguments)
+
+    monkeypatch.setattr(module, "_forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        activations(SMOKE, SPEC, TEXTS, tmp_path)
+    kept = load_store(tmp_path / "activations.safetensors")
+    assert 0 < len(kept) < len(TEXTS)
+    computed.clear()
+    vectors = activations(SMOKE, SPEC, TEXTS, tmp_path)
+    assert len(computed) == len(TEXTS) - len(kept)
+    np.testing.assert_allclose(vectors, expected(), rtol=1e-5, atol=1e-6)
+
+
+def add_many(store, process: int, together) -> None:
+    "Add 20 rows, one at a time, from another process."
+    together.wait()
+    for number in range(20):
+        add_to_store(store, {f"{process}-{number}": torch.full((1, 3, 2), 100.0 * process + number)})
+
+
+def test_two_processes_at_once_lose_nothing(tmp_path):
+    store = tmp_path / "activations.safetensors"
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(2)  # both have started up before either adds
+    processes = [context.Process(target=add_many, args=(store, number, together)) for number in (1, 2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    kept = load_store(store)
+    assert {key: row[0, 0, 0].item() for key, row in kept.items()} == {f"{p}-{n}": 100.0 * p + n for p in (1, 2) for n in range(20)}
+
+
+def local_model(folder, tokenizer) -> ModelSpec:
+    "A model in a folder of the user's own."
+    random_model("llama", SPEC.random["config"]).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelSpec(key="local", title="Local", blocks=6, layers=[3], folder=str(folder))
+
+
+def test_weights_in_a_folder_are_hashed_once_and_not_for_every_text(tmp_path, tokenizer, monkeypatch):
+    "Hashing the 15 GB of a real model takes longer than reading a text with it."
+    spec = local_model(tmp_path / "model", tokenizer)
+    original, hashed = models._folder_sha256, []
+    monkeypatch.setattr(models, "_folder_sha256", lambda folder: hashed.append(folder) or original(folder))
+    activations(SMOKE, spec, TEXTS, tmp_path)
+    assert 1 <= len(hashed) < len(TEXTS)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_truncation_keeps_the_first_512_tokens(tmp_path, tokenizer, side):
+    "Some models' tokenizers cut off the beginning unless told not to."
+    spec = local_model(tmp_path / "model", tokenizer)
+    settings = tmp_path / "model/tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"truncation_side": side}))
+    beginning = "one two " * 64
+    assert len(beginning) == SMOKE.max_tokens == 512  # a byte is a token
+    whole, longer, other_end = activations(SMOKE, spec, [beginning, beginning + "z" * 400, "z" * 400 + beginning], tmp_path)
+    np.testing.assert_allclose(longer, whole, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(other_end, whole, rtol=1e-2, atol=1e-3)
