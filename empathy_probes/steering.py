@@ -7,8 +7,8 @@ __all__ = ['PLAN_COLUMNS', 'CHUNK', 'LOGITS_AT_ONCE', 'CPU_ROWS', 'CONDITION_COL
            'steering_directions', 'strength', 'fingerprint', 'chosen_scenarios', 'conditions_of', 'recipes', 'plan',
            'encode_prompt', 'RoomyLayer', 'read_prompt', 'copy_rows', 'swap_rows', 'draw', 'noise', 'sample_tokens',
            'end_tokens', 'log_likelihoods', 'perplexities', 'log_odds', 'generate', 'encode_continuation', 'in_batches',
-           'append_line', 'drop_unfinished_line', 'read_lines', 'FolderInUse', 'sole_writer', 'sweep',
-           'estimate_seconds', 'load_generations', 'with_shared_zero']
+           'append_line', 'read_lines', 'FolderInUse', 'sole_writer', 'sweep', 'estimate_seconds', 'load_generations',
+           'with_shared_zero']
 
 # %% ../nbs/07_steering.ipynb #aee28e18
 import hashlib
@@ -19,7 +19,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -481,19 +481,13 @@ def append_line(
     path: Path,  # a file of JSON lines
     row: dict,
 ) -> None:
-    "Add one object to a file of JSON lines and wait until it is on the disk."
-    with open(path, "ab", buffering=0) as file:
-        file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    "Add one object to a file of JSON lines and wait until it is on the disk. Half a line that a killed process left is cut off first."
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    with FileLock(f"{path}.lock"), open(path, "a+b", buffering=0) as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line)
         os.fsync(file.fileno())
-
-
-def drop_unfinished_line(
-    path: Path,  # a file of JSON lines; need not exist
-) -> None:
-    "Cut off what follows the last line break."
-    if Path(path).exists():
-        with open(path, "r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def read_lines(
@@ -513,23 +507,32 @@ def read_lines(
 
 # %% ../nbs/07_steering.ipynb #5b6eb387
 class FolderInUse(RuntimeError):
-    "Another run is writing to this folder."
+    "Another run is steering the same layers in this folder."
 
 
 @contextmanager
 def sole_writer(
     folder: Path,  # made if it is not there
+    layers: list[int],  # the steered layers that this run is about
 ) -> Iterator[None]:
-    "Be the only run that writes to a folder. Raises `FolderInUse` naming the one that is."
+    "Be the only run that steers some layers in a folder. Raises `FolderInUse` naming the one that does."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / "generations.lock.txt"
-    lock = FileLock(folder / "generations.lock")
+    with ExitStack() as locks:
+        for layer in sorted(layers):
+            locks.enter_context(_layer_lock(folder, layer))
+        yield
+
+
+@contextmanager
+def _layer_lock(folder: Path, layer: int) -> Iterator[None]:
+    holder = folder / f"generations-{layer}.lock.txt"
+    lock = FileLock(folder / f"generations-{layer}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         who = holder.read_text() if holder.exists() else "it has just begun"
-        raise FolderInUse(f"{folder}: another run is writing here ({who}); wait for it or stop it, or use another folder") from None
+        raise FolderInUse(f"{folder}: another run is steering layer {layer} here ({who}); wait for it or stop it, or use another folder") from None
     try:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}")
@@ -553,8 +556,7 @@ def sweep(
     wanted = recipes(preset, spec, concept, directions, separations, seed)
     vectors = steering_directions(spec, directions, seed)
     path = Path(folder) / "generations.jsonl"
-    with sole_writer(folder):
-        drop_unfinished_line(path)
+    with sole_writer(folder, spec.steering_layers):
         done = {line["fingerprint"] for line in read_lines(path)}
         missing = [recipe for recipe in wanted if fingerprint(recipe) not in done]
         if missing:
