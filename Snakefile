@@ -49,6 +49,7 @@ SECTIONS = [
     "46_robustness",
     "51_detection_steering_gap",
     "52_layers",
+    "66_dose",
 ]
 
 
@@ -138,6 +139,14 @@ rule layers:
     input: notebook("52_layers"), SAMPLES
     output: f"{RUNS}/52_layers.ipynb", figures("figure9")
     log: f"{RUNS}/logs/52_layers.ipynb"
+    shell: RUN + DONE
+
+
+rule dose:
+    input: notebook("66_dose"), SAMPLES
+    output: f"{RUNS}/66_dose.ipynb", tables("trends", "doses"), figures("figure16", "figure17")
+    log: f"{RUNS}/logs/66_dose.ipynb"
+    threads: workflow.cores
     shell: RUN + DONE
 
 

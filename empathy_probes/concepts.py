@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DATA', 'RELEASED_NAMES', 'SPLITS', 'RELEASED_SPLITS', 'RELEASED_LEXICON', 'ConceptError', 'read_jsonl', 'text_field',
-           'Scenario', 'read_scenarios', 'read_pairs', 'read_completions', 'Lexicon', 'read_lexicon', 'Concept',
-           'concept_files', 'load_concept', 'labelled_texts']
+           'Scenario', 'read_scenarios', 'read_pairs', 'read_completions', 'Lexicon', 'read_lexicon', 'read_prompts',
+           'Concept', 'concept_files', 'load_concept', 'labelled_texts']
 
 # %% ../nbs/00_concepts.ipynb #352b0a27
 import hashlib
@@ -191,6 +191,14 @@ class Lexicon:
     score_negative: list[str] = field(default_factory=list)
 
 # %% ../nbs/00_concepts.ipynb #14c7eabd
+def _read_yaml(path: Path):
+    try:
+        return yaml.safe_load(_read(path))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConceptError(f"{path}, line {line}: not valid YAML ({error.problem})") from None
+
+
 RELEASED_LEXICON = "ablation_lexicon.json"  # the released file holds the ablation list alone
 
 
@@ -198,11 +206,7 @@ def read_lexicon(
     path: Path,  # lexicon.yaml, or the released JSON (which is YAML too)
 ) -> Lexicon:
     "Read the word lists. Raises `ConceptError` for bad YAML, an unknown list or a keyword without synonyms."
-    try:
-        lists = yaml.safe_load(_read(path))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConceptError(f"{path}, line {line}: not valid YAML ({error.problem})") from None
+    lists = _read_yaml(path)
     if path.name == RELEASED_LEXICON and isinstance(lists, dict):
         lists = {"ablation": lists}
     known = list(Lexicon.__dataclass_fields__)
@@ -212,6 +216,18 @@ def read_lexicon(
         if not isinstance(synonyms, list) or not synonyms:
             raise ConceptError(f"{path}: the keyword {keyword!r} needs a list of synonyms, not {synonyms!r}")
     return Lexicon(**lists)
+
+# %% ../nbs/00_concepts.ipynb #49ac33ba
+def read_prompts(
+    path: Path,  # prompts.yaml; need not exist
+) -> dict[str, str]:  # `positive` and `negative`; empty without the file
+    "Read a concept's two system prompts. Raises `ConceptError` for bad YAML or a missing or empty prompt."
+    if not path.exists():
+        return {}
+    prompts = _read_yaml(path)
+    if not isinstance(prompts, dict):
+        raise ConceptError(f"{path}: expected the texts 'positive' and 'negative'")
+    return {side: text_field(prompts, side, str(path)).strip() for side in ("positive", "negative")}
 
 # %% ../nbs/00_concepts.ipynb #4a713672
 @dataclass(frozen=True)
@@ -224,6 +240,7 @@ class Concept:
     completions: pd.DataFrame  # scenario, text, score
     lexicon: Lexicon
     sha256: str  # of the files' contents, for the manifest
+    prompts: dict[str, str] = field(default_factory=dict)  # system prompts, one `positive` and one `negative`; empty where a concept has none
 
 # %% ../nbs/00_concepts.ipynb #03600cda
 def concept_files(
@@ -256,9 +273,10 @@ def load_concept(
     pairs = read_pairs(files["pairs"], scenarios)
     completions = read_completions(*files["completions"], scenarios)
     lexicon = read_lexicon(*files["lexicon"])
+    prompts = read_prompts(folder / "prompts.yaml")
     contents = [path.read_bytes() for paths in files.values() for path in paths]
     sha256 = hashlib.sha256(b"".join(contents)).hexdigest()
-    return Concept(folder.name, folder, pairs, scenarios, completions, lexicon, sha256)
+    return Concept(folder.name, folder, pairs, scenarios, completions, lexicon, sha256, prompts)
 
 # %% ../nbs/00_concepts.ipynb #83e960e4
 def labelled_texts(

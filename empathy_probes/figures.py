@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MARKERS', 'ONE_COLUMN', 'TWO_COLUMNS', 'GREY', 'STYLE', 'NULLS', 'ALPHA_LABELS', 'LINES', 'FROM_0_TO_1',
-           'model_colors', 'each_model', 'print_style', 'figure1', 'figure2', 'figure3', 'figure4', 'figure5',
-           'figure6', 'figure7', 'figure8', 'layer_looks', 'figure9', 'detection_steering', 'save_figure']
+           'DOSE_MEASURES', 'SUMMARY_PARTS', 'model_colors', 'each_model', 'print_style', 'figure1', 'figure2',
+           'figure3', 'figure4', 'figure5', 'figure6', 'figure7', 'figure8', 'layer_looks', 'figure9',
+           'detection_steering', 'figure16', 'figure17', 'save_figure']
 
 # %% ../nbs/10_figures.ipynb #57274479
 from collections.abc import Callable
@@ -492,6 +493,63 @@ def detection_steering(
     legend = figure.legend(loc="outside right upper", title="bars: 95% Wilson interval")
     needed = legend.get_window_extent().height / figure.dpi + 0.1
     figure.set_figheight(max(figure.get_figheight(), needed))
+    return figure
+
+# %% ../nbs/10_figures.ipynb #57ba166e
+DOSE_MEASURES = {
+    "score_mean": "concept score",
+    "coherence": "share coherent",
+    "perplexity": "median perplexity",
+}  # column: label
+
+
+@print_style
+def figure16(
+    data: pd.DataFrame,  # model, layer, direction (`probe` or `random`), dose (distances of the class means), the columns of DOSE_MEASURES, n (samples)
+    models: dict[str, str],  # key and title of each model, in the preset's order
+) -> Figure:
+    "Concept, coherence and perplexity against the dose, a column a model (section 6.6). Perplexity is on a logarithmic axis."
+    _require(data, ["model", "layer", "direction", "dose", *DOSE_MEASURES, "n"])
+    parts = each_model(data, models)
+    size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 5.2)
+    figure, grid = plt.subplots(len(DOSE_MEASURES), len(parts), figsize=size, squeeze=False, sharex="col", sharey="row", layout="constrained")
+    for column, (title, look, rows) in zip(grid.T, parts):
+        looks = layer_looks(look["color"], rows["layer"].unique())
+        for ax, measure in zip(column, DOSE_MEASURES):
+            for (layer, direction), line in rows.sort_values("dose").groupby(["layer", "direction"]):
+                label = f"{title}, layer {layer}" if direction == "probe" else None
+                ax.plot(line["dose"], line[measure], LINES[direction], label=label, **looks[layer])
+        column[0].set(title=title, **FROM_0_TO_1)
+        column[1].set(**FROM_0_TO_1)
+        column[2].set(yscale="log", xlabel="dose (distances of the class means)")
+    for ax, label in zip(grid[:, 0], DOSE_MEASURES.values()):
+        ax.set_ylabel(f"{label} (N = {_count(data)})")
+    _legend_below(figure, extra=_control_entry(data))
+    return figure
+
+# %% ../nbs/10_figures.ipynb #252be77f
+SUMMARY_PARTS = {"concept": "o", "coherence": "s", "scenario": "^"}  # column: marker
+
+
+@print_style
+def figure17(
+    data: pd.DataFrame,  # model, method, the columns of SUMMARY_PARTS and harmonic_mean (0 to 1), n (samples); a row a model and method
+    models: dict[str, str],  # key and title of each model, in the preset's order
+) -> Figure:
+    "Harmonic mean of concept, coherence and scenario-following for each way of asking (section 6.6)."
+    _require(data, ["model", "method", *SUMMARY_PARTS, "harmonic_mean", "n"])
+    parts = each_model(data, models)
+    methods = list(dict.fromkeys(data["method"]))[::-1]
+    size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 0.5 + 0.25 * len(methods))
+    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
+    for ax, (title, look, rows) in zip(axes.flat, parts):
+        positions = [methods.index(method) for method in rows["method"]]
+        ax.barh(positions, rows["harmonic_mean"], color=look["color"], alpha=0.35, height=0.7, label="harmonic mean")
+        for column, marker in SUMMARY_PARTS.items():
+            ax.plot(rows[column], positions, marker, color="0.2", fillstyle="none", label=column)
+        ax.set(title=title, xlim=(-0.03, 1.03), xlabel=f"share of samples (N = {_count(data)} a bar)")
+        ax.set_yticks(range(len(methods)), methods)
+    _legend_below(figure)
     return figure
 
 # %% ../nbs/10_figures.ipynb #38f17897
