@@ -118,7 +118,7 @@ def open_study(
 # %% ../nbs/12_study.ipynb #9533eb19
 @dataclass(frozen=True)
 class Split:
-    "One split of the pairs, read by one model: all positive texts first, then the negative ones."
+    "One split of the pairs, or the hard pairs, read by one model: all positive texts first, then the negative ones."
     texts: list[str]
     labels: np.ndarray  # 1 positive, 0 negative [text]
     scenarios: np.ndarray  # of each pair [pair]
@@ -128,11 +128,11 @@ class Split:
 def read_split(
     study: Study,
     spec: ModelSpec,  # one of its models
-    split: str,  # `train` or `test`
+    split: str,  # `train`, `test` or `hard`
     pooling: str = "",  # the preset's by default
 ) -> Split:
     "A split's texts and their activations at the model's layers; computed unless they are kept in `runs/`."
-    pairs = study.concept.pairs
+    pairs = study.concept.hard_pairs if split == "hard" else study.concept.pairs
     texts, labels = labelled_texts(pairs, split)
     scenarios = pairs[pairs.split == split].scenario.to_numpy()
     return Split(texts, labels, scenarios, activations(study.preset, spec, texts, study.folder(spec), pooling))
