@@ -27,6 +27,7 @@ test: environment  ## run the library notebooks, the section notebooks on the sm
 .PHONY: bench
 bench: environment  ## measure speed and memory against baselines in the same run
 	$(MAKE) weights PRESET=mini
+	pip install --quiet --disable-pip-version-check --no-deps steering-vectors==0.12.2  # a baseline; it asks for an older transformers, with which it agrees all the same
 	for script in benchmarks/*.py; do python $$script || exit 1; done
 
 .PHONY: lab
@@ -37,7 +38,9 @@ lab: weights  ## open the notebooks in JupyterLab
 notebooks: environment  ## after editing notebooks: clean them, export the library, make the README
 	nbdev_clean
 	nbdev_export
-	jupyter nbconvert --to markdown --stdout nbs/index.ipynb | sed 's#\.\./##g' > README.md
+	jupyter nbconvert --to markdown --stdout nbs/index.ipynb > README.partial
+	sed 's#\.\./##g' README.partial > README.md
+	rm README.partial
 
 .PHONY: environment
 environment: $(VENV)/.installed  ## make the virtual environment

@@ -10,7 +10,7 @@ from empathy_probes.models import load_preset
 PRESET = load_preset(config.get("preset", "mini"))
 NAME, MODELS = PRESET.name, list(PRESET.models)
 RUNS, FIGURES = f"runs/{NAME}", f"figures/{NAME}"
-CODE = [*map(str, sorted(Path("empathy_probes").glob("[a-z]*.py"))), PRESET.path]
+CODE = [*map(str, sorted([*Path("empathy_probes").glob("[a-z]*.py"), *Path("empathy_probes/data").glob("*.yaml")])), PRESET.path]
 CONCEPT = config.get("concept") or PRESET.concept
 if not CONCEPT:
     sys.exit(f"PRESET={NAME} names no concept: add 'concept:' to it, or say where the paper's released data are with PUBLISHED=path/to/folder")
@@ -19,7 +19,7 @@ RELEASED = any(spec.released for spec in PRESET.models.values())
 
 
 def notebook(section):
-    "What every section depends on: its notebook first, then the library, the preset and the texts."
+    "What every section depends on: its notebook first, then the library and its data, the preset and the texts."
     return [f"nbs/sections/{section}.ipynb", *CODE, *TEXTS]
 
 
@@ -49,11 +49,13 @@ SECTIONS = [
     "46_robustness",
     "51_detection_steering_gap",
     "52_layers",
+    "66_dose",
 ]
+RELEASED_SECTIONS = ["60_released_results", "61_claims"]
 
 
 rule all:
-    input: expand(f"{RUNS}/{{section}}.ipynb", section=["60_released_results"] if RELEASED else SECTIONS)
+    input: expand(f"{RUNS}/{{section}}.ipynb", section=RELEASED_SECTIONS if RELEASED else SECTIONS)
 
 
 rule contrastive_dataset:
@@ -141,10 +143,25 @@ rule layers:
     shell: RUN + DONE
 
 
+rule dose:
+    input: notebook("66_dose"), SAMPLES
+    output: f"{RUNS}/66_dose.ipynb", tables("trends", "doses"), figures("figure16", "figure17")
+    log: f"{RUNS}/logs/66_dose.ipynb"
+    threads: workflow.cores
+    shell: RUN + DONE
+
+
 if RELEASED:
 
     rule released_results:
         input: notebook("60_released_results")
-        output: f"{RUNS}/60_released_results.ipynb", tables("table1", "table2", "table3", "disagreements"), figures("figure6", "figure7", "figure8", "figure9")
+        output: f"{RUNS}/60_released_results.ipynb", tables("table1", "table2", "table3"), figures("figure6", "figure7", "figure8", "figure9")
         log: f"{RUNS}/logs/60_released_results.ipynb"
+        shell: RUN + DONE
+
+
+    rule claims:
+        input: notebook("61_claims")
+        output: f"{RUNS}/61_claims.ipynb", tables("claims", "claims_summary")
+        log: f"{RUNS}/logs/61_claims.ipynb"
         shell: RUN + DONE

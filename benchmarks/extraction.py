@@ -28,7 +28,7 @@ def main():
     spec = load_preset("mini").models["smollm2-135m"]
     model, tokenizer = load_model(spec)
     blocks = find_blocks(model)
-    layers = block_indices(spec, len(blocks))
+    layers = block_indices(spec)
     pairs = load_concept("empathy").pairs
     texts = [*pairs.positive, *pairs.negative]
     tokens = sum(map(len, tokenize(tokenizer, texts)))

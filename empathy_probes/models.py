@@ -15,7 +15,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -185,15 +185,27 @@ def _from_folder(entry: dict, start: Path) -> dict:
 # %% ../nbs/01_models.ipynb #9532f222
 def select_models(
     preset: Preset,  # the preset
-    keys: str | list[str] = "",  # keys, as a list or separated by commas; empty for all of the preset's
+    keys: str | list[str] = "",  # keys, as a list or separated by commas; empty for all of the preset's; `key:layer` steers that layer alone
 ) -> list[ModelSpec]:
-    "The models of a run, in the preset's order. Raises `PresetError` for a key that the preset does not have."
+    "The models of a run, in the preset's order. Raises `PresetError` for a key or a steered layer that the preset does not have."
     if isinstance(keys, str):
         keys = [key.strip() for key in keys.split(",") if key.strip()]
-    for key in keys:
+    chosen = {}
+    for name in keys or preset.models:
+        key, _, layer = name.partition(":")
         if key not in preset.models:
             raise PresetError(f"preset {preset.name!r} has no model {key!r}; it has {', '.join(preset.models)}")
-    return [spec for key, spec in preset.models.items() if key in keys or not keys]
+        chosen.setdefault(key, []).append(layer)
+    return [_steered_at(spec, chosen[key]) for key, spec in preset.models.items() if key in chosen]
+
+
+def _steered_at(spec: ModelSpec, layers: list[str]) -> ModelSpec:
+    if "" in layers:
+        return spec
+    for layer in layers:
+        if layer not in map(str, spec.steering_layers):
+            raise PresetError(f"model {spec.key!r} is not steered at layer {layer!r}; its steering_layers are {spec.steering_layers}")
+    return replace(spec, steering_layers=[layer for layer in spec.steering_layers if str(layer) in layers])
 
 # %% ../nbs/01_models.ipynb #bb5b05f5
 def package_files(

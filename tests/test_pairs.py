@@ -11,13 +11,14 @@ import pytest
 
 from empathy_probes.concepts import ConceptError, load_concept, read_pairs
 from empathy_probes.models import byte_tokenizer, random_model
-from empathy_probes.pairs import PAPER_PROMPTS, PROMPTS, Answer, ModelCallFailed, NoUsableAnswer, api_model, fault, local_model, make_pairs
+from empathy_probes.pairs import WRITING, Answer, ModelCallFailed, NoUsableAnswer, api_model, fault, local_model, make_pairs
 
 from conftest import FAMILIES
 
-SCENARIOS = load_concept("register").scenarios
+REGISTER = load_concept("register")
+SCENARIOS = REGISTER.scenarios
 TEXT = "I put the bucket down and read the letter twice before I answered her"
-ASKED = {"scenarios": SCENARIOS, "systems": PAPER_PROMPTS, "per_scenario": {"train": 2, "test": 2}, "words": 15}
+ASKED = {"scenarios": SCENARIOS, "prompts": REGISTER.prompts, "per_scenario": {"train": 2, "test": 2}, "words": 15}
 KEY = "sk-made+up/0123456789"
 TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}<model>"
 
@@ -97,7 +98,7 @@ def test_what_is_no_text_is_asked_for_a_bounded_number_of_times(tmp_path, answer
     assert not path.exists()
 
 
-@pytest.mark.parametrize("phrase", PROMPTS["refusals"])
+@pytest.mark.parametrize("phrase", WRITING["refusals"])
 def test_every_refusal_is_known_in_any_case_and_with_either_apostrophe(phrase):
     for text in (phrase, phrase.upper(), phrase.replace("'", "’")):
         assert fault(Answer(f"Well, {text}. {TEXT}", "stop"), 15).startswith("a refusal")
@@ -113,7 +114,7 @@ def test_nothing_is_asked_without_a_model_or_a_prompt(tmp_path):
     with pytest.raises(ValueError, match="at least one model"):
         make_pairs(tmp_path / "pairs.jsonl", models={}, **ASKED)
     with pytest.raises(ValueError, match="a system prompt for 'positive' and for 'negative'; there are .'m'. and .'positive'."):
-        make_pairs(tmp_path / "pairs.jsonl", models={"m": willing}, **ASKED | {"systems": {"positive": "Be kind."}})
+        make_pairs(tmp_path / "pairs.jsonl", models={"m": willing}, **ASKED | {"prompts": {"positive": "Be kind."}})
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

@@ -269,7 +269,8 @@ def unbroken(tmp_path_factory):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, torch
+torch.set_num_threads(1)  # as in conftest: on what a line was made stands in it
 from empathy_probes import steering
 sys.path.insert(0, {tests!r})
 from test_steering import OPTIONS
@@ -375,7 +376,7 @@ def test_new_alphas_keep_what_was_computed(tmp_path, unbroken):
 
 
 def test_two_runs_do_not_mix(tmp_path):
-    script = f"import time; from empathy_probes.steering import sole_writer\nwith sole_writer({str(tmp_path)!r}): print('held', flush=True); time.sleep(60)"
+    script = f"import time; from empathy_probes.steering import sole_writer\nwith sole_writer({str(tmp_path)!r}, [2]): print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
@@ -384,8 +385,28 @@ def test_two_runs_do_not_mix(tmp_path):
     finally:
         other.kill()
         other.wait()
-    with sole_writer(tmp_path):
+    with sole_writer(tmp_path, [2]):
         pass
+
+
+SHARE = """
+import dataclasses, sys, torch
+torch.set_num_threads(1)
+from empathy_probes.steering import sweep
+sys.path.insert(0, {tests!r})
+from test_steering import OPTIONS
+preset, spec, *rest = OPTIONS
+sweep(preset, dataclasses.replace(spec, steering_layers=[{layer}]), *rest, {folder!r})
+"""
+
+
+def test_jobs_share_a_models_layers(tmp_path, unbroken):
+    "Two processes at once, a layer each, as on a cluster: the lines of an unbroken run, in whatever order, and no two mixed up."
+    scripts = [SHARE.format(tests=os.path.dirname(__file__), layer=layer, folder=str(tmp_path)) for layer in SPEC.steering_layers]
+    jobs = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for script in scripts]
+    for job in jobs:
+        assert job.wait() == 0, job.stderr.read()
+    assert sorted((tmp_path / "generations.jsonl").read_bytes().splitlines()) == sorted(unbroken.splitlines())
 
 
 def test_batches_are_halved_when_memory_runs_out(tmp_path, unbroken, monkeypatch):
