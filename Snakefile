@@ -49,12 +49,13 @@ SECTIONS = [
     "46_robustness",
     "51_detection_steering_gap",
     "52_layers",
+    "63_words",
     "66_dose",
 ]
 
 
 rule all:
-    input: expand(f"{RUNS}/{{section}}.ipynb", section=["60_released_results"] if RELEASED else SECTIONS)
+    input: expand(f"{RUNS}/{{section}}.ipynb", section=["60_released_results", "63_words"] if RELEASED else SECTIONS)
 
 
 rule contrastive_dataset:
@@ -139,6 +140,13 @@ rule layers:
     input: notebook("52_layers"), SAMPLES
     output: f"{RUNS}/52_layers.ipynb", figures("figure9")
     log: f"{RUNS}/logs/52_layers.ipynb"
+    shell: RUN + DONE
+
+
+rule words:
+    input: notebook("63_words"), [] if RELEASED else PROBES
+    output: f"{RUNS}/63_words.ipynb", tables("words"), figures("figure12")
+    log: f"{RUNS}/logs/63_words.ipynb"
     shell: RUN + DONE
 
 
