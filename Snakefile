@@ -10,7 +10,7 @@ from empathy_probes.models import load_preset
 PRESET = load_preset(config.get("preset", "mini"))
 NAME, MODELS = PRESET.name, list(PRESET.models)
 RUNS, FIGURES = f"runs/{NAME}", f"figures/{NAME}"
-CODE = [*map(str, sorted(Path("empathy_probes").glob("[a-z]*.py"))), PRESET.path]
+CODE = [*map(str, sorted([*Path("empathy_probes").glob("[a-z]*.py"), *Path("empathy_probes/data").glob("*.yaml")])), PRESET.path]
 CONCEPT = config.get("concept") or PRESET.concept
 if not CONCEPT:
     sys.exit(f"PRESET={NAME} reads the paper's released data: say where they are with PUBLISHED=path/to/folder")
@@ -19,7 +19,7 @@ RELEASED = any(spec.released for spec in PRESET.models.values())
 
 
 def notebook(section):
-    "What every section depends on: its notebook first, then the library, the preset and the texts."
+    "What every section depends on: its notebook first, then the library and its data, the preset and the texts."
     return [f"nbs/sections/{section}.ipynb", *CODE, *TEXTS]
 
 
@@ -52,10 +52,11 @@ SECTIONS = [
     "63_words",
     "66_dose",
 ]
+RELEASED_SECTIONS = ["60_released_results", "61_claims", "63_words"]
 
 
 rule all:
-    input: expand(f"{RUNS}/{{section}}.ipynb", section=["60_released_results", "63_words"] if RELEASED else SECTIONS)
+    input: expand(f"{RUNS}/{{section}}.ipynb", section=RELEASED_SECTIONS if RELEASED else SECTIONS)
 
 
 rule contrastive_dataset:
@@ -162,6 +163,13 @@ if RELEASED:
 
     rule released_results:
         input: notebook("60_released_results")
-        output: f"{RUNS}/60_released_results.ipynb", tables("table1", "table2", "table3", "disagreements"), figures("figure6", "figure7", "figure8", "figure9")
+        output: f"{RUNS}/60_released_results.ipynb", tables("table1", "table2", "table3"), figures("figure6", "figure7", "figure8", "figure9")
         log: f"{RUNS}/logs/60_released_results.ipynb"
+        shell: RUN + DONE
+
+
+    rule claims:
+        input: notebook("61_claims")
+        output: f"{RUNS}/61_claims.ipynb", tables("claims", "claims_summary")
+        log: f"{RUNS}/logs/61_claims.ipynb"
         shell: RUN + DONE
