@@ -49,9 +49,10 @@ SECTIONS = [
     "46_robustness",
     "51_detection_steering_gap",
     "52_layers",
+    "63_words",
     "66_dose",
 ]
-RELEASED_SECTIONS = ["60_released_results", "61_claims"]
+RELEASED_SECTIONS = ["60_released_results", "61_claims", "63_words"]
 
 
 rule all:
@@ -140,6 +141,13 @@ rule layers:
     input: notebook("52_layers"), SAMPLES
     output: f"{RUNS}/52_layers.ipynb", figures("figure9")
     log: f"{RUNS}/logs/52_layers.ipynb"
+    shell: RUN + DONE
+
+
+rule words:
+    input: notebook("63_words"), [] if RELEASED else PROBES
+    output: f"{RUNS}/63_words.ipynb", tables("words"), figures("figure12")
+    log: f"{RUNS}/logs/63_words.ipynb"
     shell: RUN + DONE
 
 

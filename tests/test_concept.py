@@ -136,16 +136,16 @@ def lines_of(folder, name: str) -> list[dict]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def write_pairs(folder, rows) -> None:
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def write_pairs(folder, rows, name: str = "pairs.jsonl") -> None:
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def edit_pair(number: int, **changes):
-    "A fault: fields of the pair on one line of pairs.jsonl are changed."
+def edit_pair(number: int, name: str = "pairs.jsonl", **changes):
+    "A fault: fields of the pair on one line of a file are changed."
     def fault(folder):
-        rows = lines_of(folder, "pairs.jsonl")
+        rows = lines_of(folder, name)
         rows[number - 1] |= changes
-        write_pairs(folder, rows)
+        write_pairs(folder, rows, name)
     return fault
 
 
@@ -191,6 +191,12 @@ FAULTS = {
     "test text in train": (copy_training_text_to_test, rf"pairs\.jsonl, line {FIRST_TEST}: a test text that is also a training text.*line 1"),
     "one pair in a split": (keep_one_test_pair, r"pairs\.jsonl: 1 pair\(s\) in the split 'test'.*at least 2"),
     "no pairs": (lambda folder: write_pairs(folder, []), r"pairs\.jsonl: 0 pair\(s\) in the split 'train'"),
+    "bad JSON in hard pairs": (break_line("hard_pairs.jsonl", 4, "{"), r"hard_pairs\.jsonl, line 4: not valid JSON"),
+    "empty hard text": (edit_pair(3, "hard_pairs.jsonl", positive=""), r"hard_pairs\.jsonl, line 3: the field 'positive' must be a non-empty text"),
+    "hard pair's scenario": (edit_pair(3, "hard_pairs.jsonl", scenario="x"), r"hard_pairs\.jsonl, line 3: unknown scenario 'x'"),
+    "hard text among the pairs": (edit_pair(6, "hard_pairs.jsonl", negative=PAIRS.negative[0]), r"hard_pairs\.jsonl, line 6: a hard text that is also a training text.*pairs\.jsonl, line 1"),
+    "hard text twice": (edit_pair(6, "hard_pairs.jsonl", negative=CONCEPT.hard_pairs.negative[0]), r"hard_pairs\.jsonl, line 6: a duplicate.*hard_pairs\.jsonl, line 1"),
+    "hard pair among the pairs": (edit_pair(9, split="hard"), r"[^_]pairs\.jsonl, line 9: the split must be one of"),
     "bad scenario JSON": (break_line("scenarios.json", 3, "oops"), r"scenarios\.json, line 3: not valid JSON"),
     "completion's scenario": (break_line("completions.jsonl", 2, '{"scenario": "x", "text": "t", "score": 1}'), r"completions\.jsonl, line 2: unknown scenario 'x'"),
     "completion's score": (break_line("completions.jsonl", 2, '{"scenario": "the_duel", "text": "t", "score": "2"}'), r"completions\.jsonl, line 2: the score must be a whole number, not '2'"),
@@ -215,6 +221,15 @@ def test_a_broken_concept_is_refused_with_file_and_line(tmp_path, fault, message
     fault(folder)
     with pytest.raises(ConceptError, match=message):
         load_concept(folder)
+
+
+def test_a_concept_need_not_have_hard_pairs(tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(CONCEPT.folder, folder)
+    (folder / "hard_pairs.jsonl").unlink()
+    concept = load_concept(folder)
+    assert len(concept.hard_pairs) == 0 and list(concept.hard_pairs) == list(concept.pairs)
+    assert concept.pairs.equals(PAIRS) and concept.sha256 != CONCEPT.sha256
 
 
 def test_an_unknown_concept_is_answered_with_what_there_is():
