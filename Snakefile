@@ -13,7 +13,7 @@ RUNS, FIGURES = f"runs/{NAME}", f"figures/{NAME}"
 CODE = [*map(str, sorted([*Path("empathy_probes").glob("[a-z]*.py"), *Path("empathy_probes/data").glob("*.yaml")])), PRESET.path]
 CONCEPT = config.get("concept") or PRESET.concept
 if not CONCEPT:
-    sys.exit(f"PRESET={NAME} reads the paper's released data: say where they are with PUBLISHED=path/to/folder")
+    sys.exit(f"PRESET={NAME} names no concept: add 'concept:' to it, or say where the paper's released data are with PUBLISHED=path/to/folder")
 TEXTS = [str(path) for paths in concept_files(load_concept(CONCEPT).folder).values() for path in paths]
 RELEASED = any(spec.released for spec in PRESET.models.values())
 
@@ -34,7 +34,7 @@ def figures(*names):
 # The executed notebook is written among the logs, where it outlives a failure, and copied when it is complete.
 RUN = (
     "papermill --log-output --log-level WARNING --no-progress-bar {input[0]} {log} "
-    f"-p preset {config.get('preset', 'mini')} -p concept '{CONCEPT}' "
+    f"-p preset '{config.get('preset', 'mini')}' -p concept '{CONCEPT}' "
 )
 DONE = " && cp {log} {output[0]}"
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DATA', 'RELEASED_NAMES', 'SPLITS', 'RELEASED_SPLITS', 'HARD_PAIRS', 'FILE_SPLITS', 'RELEASED_LEXICON', 'ConceptError',
            'read_jsonl', 'text_field', 'Scenario', 'read_scenarios', 'read_pairs', 'read_completions', 'Lexicon',
-           'read_lexicon', 'read_prompts', 'Concept', 'concept_files', 'load_concept', 'labelled_texts']
+           'read_lexicon', 'read_prompts', 'Concept', 'concept_files', 'concept_folder', 'load_concept',
+           'labelled_texts']
 
 # %% ../nbs/00_concepts.ipynb #352b0a27
 import hashlib
@@ -208,16 +209,19 @@ RELEASED_LEXICON = "ablation_lexicon.json"  # the released file holds the ablati
 def read_lexicon(
     path: Path,  # lexicon.yaml, or the released JSON (which is YAML too)
 ) -> Lexicon:
-    "Read the word lists. Raises `ConceptError` for bad YAML, an unknown list or a keyword without synonyms."
+    "Read the word lists. Raises `ConceptError` for bad YAML, an unknown list, a keyword without synonyms or a word that is no text."
     lists = _read_yaml(path)
     if path.name == RELEASED_LEXICON and isinstance(lists, dict):
         lists = {"ablation": lists}
     known = list(Lexicon.__dataclass_fields__)
-    if not isinstance(lists, dict) or not set(lists) <= set(known) or "ablation" not in lists:
-        raise ConceptError(f"{path}: expected the lists {known}, of which 'ablation' is required")
+    if not isinstance(lists, dict) or not set(lists) <= set(known) or not isinstance(lists.get("ablation"), dict):
+        raise ConceptError(f"{path}: expected the lists {known}, of which 'ablation' (keyword: synonyms) is required")
     for keyword, synonyms in lists["ablation"].items():
         if not isinstance(synonyms, list) or not synonyms:
             raise ConceptError(f"{path}: the keyword {keyword!r} needs a list of synonyms, not {synonyms!r}")
+    for name, words in [*lists["ablation"].items(), *lists.items()]:
+        if not isinstance(words, (list, dict)) or not all(isinstance(word, str) for word in [name, *words]):
+            raise ConceptError(f"{path}: {name!r} must list texts, not {words!r}; put words such as yes, no, on, off and true in quotes")
     return Lexicon(**lists)
 
 # %% ../nbs/00_concepts.ipynb #49ac33ba
@@ -265,15 +269,23 @@ def concept_files(
     return {kind: [folder / name] for kind, name in names.items()} | {"hard_pairs": hard_pairs}
 
 # %% ../nbs/00_concepts.ipynb #0d4aa782
+def concept_folder(
+    concept: str | Path,  # the name of a concept in the package, or a folder
+    start: str | Path = ".",  # where a relative path begins
+) -> Path:
+    "Where a concept is. Raises `ConceptError` if there is none of that name and no such folder."
+    bundled = {path.name: path for path in sorted((DATA / "concepts").iterdir())}
+    folder = bundled.get(str(concept), Path(start) / Path(concept).expanduser()).resolve()
+    if not folder.is_dir():
+        raise ConceptError(f"{concept}: neither a concept in the package ({', '.join(bundled)}) nor a folder ({folder})")
+    return folder
+
+
 def load_concept(
-    concept: str | Path = "empathy",  # the name of a concept in the package, or a folder
+    concept: str | Path,  # the name of a concept in the package, or a folder
 ) -> Concept:
     "Read a concept and check all of it. Raises `ConceptError` naming the file, the line and what is wrong."
-    bundled = DATA / "concepts"
-    names = sorted(path.name for path in bundled.iterdir())
-    folder = bundled / concept if str(concept) in names else Path(concept).expanduser().resolve()
-    if not folder.is_dir():
-        raise ConceptError(f"{concept}: neither a concept in the package ({', '.join(names)}) nor a folder ({folder})")
+    folder = concept_folder(concept)
     files = concept_files(folder)
     scenarios = read_scenarios(*files["scenarios"])
     pairs = read_pairs([*files["pairs"], *files["hard_pairs"]], scenarios)

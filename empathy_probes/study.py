@@ -16,7 +16,7 @@ import platform
 import resource
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -103,13 +103,16 @@ def open_study(
         raise ParameterError(f"seed must be a whole number of 0 or more, not {values['seed']!r}")
     preset = load_preset(values["preset"])
     if not (values["concept"] or preset.concept):
-        raise ParameterError(f"the preset {preset.name!r} needs the folder of the paper's released data: -p concept path/to/it, or make reproduce PRESET={preset.name} PUBLISHED=path/to/it")
+        raise ParameterError(f"the preset {preset.name!r} names no concept: give its name or folder with -p concept; the preset published needs the folder of the paper's released data (make reproduce PRESET=published PUBLISHED=path/to/it)")
     models = select_models(preset, values["models"])
     check_device(preset.device)
+    concept = load_concept(values["concept"] or preset.concept)
+    if str(concept.folder) != preset.concept and not set(preset.scenarios) & set(concept.scenarios):
+        preset = replace(preset, scenarios=[])  # those named are of the preset's own concept: steer all of this one's
     return Study(
         preset=preset,
         models=models,
-        concept=load_concept(values["concept"] or preset.concept),
+        concept=concept,
         runs=project_root() / values["runs"] / preset.name,
         figures=project_root() / values["figures"] / preset.name,
         seed=values["seed"],
