@@ -517,7 +517,7 @@ def figure12(
         first += rows["detector"].nunique()
         for kind, chosen in rows.groupby("texts", sort=False):
             label, fill, shift = PAIR_KINDS[kind]
-            interval = [chosen["auroc"] - chosen["auroc_low"], chosen["auroc_high"] - chosen["auroc"]]
+            interval = (chosen[["auroc_low", "auroc_high"]].to_numpy() - chosen[["auroc"]].to_numpy()).T * [[-1], [1]]
             heights = places[rows["texts"] == kind] + (shift if data["texts"].nunique() > 1 else 0)
             ax.errorbar(chosen["auroc"], heights, xerr=interval, fillstyle=fill, linestyle="", elinewidth=0.8, **look)
         if len(rows):
