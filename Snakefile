@@ -1,20 +1,18 @@
 # Who needs whom. `make reproduce` calls this; `snakemake -n --config preset=mini` shows what is stale and why.
 # A job is one papermill run of a section notebook. The results of forward passes are kept in runs/ by their content and
 # are no job's output: Snakemake never deletes them, and a job that was interrupted goes on where it stopped.
-import sys
 from pathlib import Path
 
-from empathy_probes.concepts import concept_files, load_concept
+from empathy_probes.concepts import concept_files
 from empathy_probes.models import load_preset
+from empathy_probes.published import open_concept
 
 PRESET = load_preset(config.get("preset", "mini"))
 NAME, MODELS = PRESET.name, list(PRESET.models)
 RUNS, FIGURES = f"runs/{NAME}", f"figures/{NAME}"
 CODE = [*map(str, sorted(Path("empathy_probes").glob("[a-z]*.py"))), PRESET.path]
 CONCEPT = config.get("concept") or PRESET.concept
-if not CONCEPT:
-    sys.exit(f"PRESET={NAME} reads the paper's released data: say where they are with PUBLISHED=path/to/folder")
-TEXTS = [str(path) for paths in concept_files(load_concept(CONCEPT).folder).values() for path in paths]
+TEXTS = [str(path) for paths in concept_files(open_concept(CONCEPT).folder).values() for path in paths]
 RELEASED = any(spec.released for spec in PRESET.models.values())
 
 
