@@ -11,6 +11,7 @@ __all__ = ['SOURCES', 'POOLINGS', 'PROTOCOLS', 'THRESHOLDS', 'MODEL_CHOICES', 'P
 
 # %% ../nbs/01_models.ipynb #e3d510fd
 import difflib
+import gc
 import hashlib
 import importlib.util
 import json
@@ -505,7 +506,8 @@ def shortage(
 
 # %% ../nbs/01_models.ipynb #9fd1f611
 def _short_of_memory(sized: list[tuple[ModelSpec, PreTrainedModel]]) -> list[str]:
-    torch.cuda.empty_cache()  # what PyTorch holds back for itself is free, too
+    gc.collect()  # models that nobody uses any more
+    torch.cuda.empty_cache()  # and what PyTorch holds back for itself are free, too
     devices = [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
     found = []
     for spec, model in sized:
