@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'POOLINGS', 'PresetError', 'ModelSpec', 'block_indices', 'relative_depths', 'Preset', 'model_spec',
            'load_preset', 'select_models', 'package_files', 'weight_requirements', 'cache_folder', 'join_checked',
            'converted_folder', 'byte_tokenizer', 'random_model', 'find_blocks', 'weights_identity', 'check_source',
-           'check_device', 'load_model']
+           'check_device', 'load_tokenizer', 'load_model']
 
 # %% ../nbs/01_models.ipynb #e3d510fd
 import difflib
@@ -338,7 +338,7 @@ def check_source(
 
 def _folder_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    for path in sorted(path for pattern in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(pattern)):
         with open(path, "rb") as file:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)
@@ -353,6 +353,31 @@ def check_device(
         raise RuntimeError(f"the preset asks for device {device!r}, but PyTorch sees no CUDA device here; use a preset for the CPU, such as mini")
     return torch.device(device)
 
+# %% ../nbs/01_models.ipynb #629f692b
+def load_tokenizer(
+    spec: ModelSpec,  # the model's entry in a preset
+) -> PreTrainedTokenizerBase:  # cuts long texts at their end, and has a token for padding
+    "Load a model's tokenizer. Raises `PresetError` if the preset wants a chat template and there is none."
+    if spec.random:
+        tokenizer = byte_tokenizer()
+    else:
+        source, where = _pretrained(spec)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    if spec.chat_template and not tokenizer.chat_template:
+        raise PresetError(f"model {spec.key!r}: chat_template is true, but its tokenizer has none; set chat_template: false for a plain prompt")
+    tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _pretrained(spec: ModelSpec) -> tuple[str | Path, dict]:
+    "Where transformers finds a model's files, and the options that go with it."
+    if spec.hub:
+        return spec.hub["id"], {"revision": spec.hub["revision"]}
+    folder = Path(spec.folder).expanduser() if spec.folder else converted_folder(spec)
+    return folder, {"local_files_only": True}
+
 # %% ../nbs/01_models.ipynb #29ab10f2
 def load_model(
     spec: ModelSpec,  # the model's entry in a preset
@@ -364,30 +389,19 @@ def load_model(
     if spec.released:
         raise PresetError(f"model {spec.key!r} has no weights here: the preset reads the paper's released samples; use the preset paper to run it")
     if spec.random:
-        model, tokenizer = random_model(**spec.random).to(target, getattr(torch, spec.dtype)), byte_tokenizer()
+        model = random_model(**spec.random).to(target, getattr(torch, spec.dtype))
     else:
-        model, tokenizer = _load_pretrained(spec, target)
+        model = _load_pretrained(spec, target)
     if len(find_blocks(model)) != spec.blocks:
         raise PresetError(f"model {spec.key!r} has {len(find_blocks(model))} blocks, its preset says {spec.blocks}; correct 'blocks' and 'layers'")
-    if spec.chat_template and not tokenizer.chat_template:
-        raise PresetError(f"model {spec.key!r}: chat_template is true, but its tokenizer has none; set chat_template: false for a plain prompt")
-    tokenizer.truncation_side = "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model.eval(), tokenizer
+    return model.eval(), load_tokenizer(spec)
 
 
-def _load_pretrained(spec: ModelSpec, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_pretrained(spec: ModelSpec, device: torch.device) -> PreTrainedModel:
     options = {"dtype": getattr(torch, spec.dtype), "use_safetensors": True}
     if spec.four_bit:
         options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=options["dtype"])
         options["device_map"] = {"": device}
-    if spec.hub:
-        source, where = spec.hub["id"], {"revision": spec.hub["revision"]}
-    elif spec.folder:
-        source, where = Path(spec.folder).expanduser(), {"local_files_only": True}
-    else:
-        source, where = converted_folder(spec), {"local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    source, where = _pretrained(spec)
     model = AutoModelForCausalLM.from_pretrained(source, **where, **options)
-    return (model if spec.four_bit else model.to(device)), tokenizer
+    return model if spec.four_bit else model.to(device)
