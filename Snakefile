@@ -49,11 +49,14 @@ SECTIONS = [
     "46_robustness",
     "51_detection_steering_gap",
     "52_layers",
+    "62_uncertainty",
+    "64_protocol",
+    "65_alignment",
 ]
 
 
 rule all:
-    input: expand(f"{RUNS}/{{section}}.ipynb", section=["60_released_results"] if RELEASED else SECTIONS)
+    input: expand(f"{RUNS}/{{section}}.ipynb", section=["60_released_results", "62_uncertainty"] if RELEASED else SECTIONS)
 
 
 rule contrastive_dataset:
@@ -138,6 +141,29 @@ rule layers:
     input: notebook("52_layers"), SAMPLES
     output: f"{RUNS}/52_layers.ipynb", figures("figure9")
     log: f"{RUNS}/logs/52_layers.ipynb"
+    shell: RUN + DONE
+
+
+# Section 6, the companion's own. Of released models there are neither activations nor samples to make.
+rule uncertainty:
+    input: notebook("62_uncertainty"), [] if RELEASED else SAMPLES
+    output: f"{RUNS}/62_uncertainty.ipynb", tables("uncertainty", "nulls"), figures("figure10", "figure11", *([] if RELEASED else ["pairs_needed", "agreement_steering"]))
+    log: f"{RUNS}/logs/62_uncertainty.ipynb"
+    shell: RUN + DONE
+
+
+rule protocol:
+    input: notebook("64_protocol"), PROBES
+    output: f"{RUNS}/64_protocol.ipynb", tables("protocol"), figures("figure13", "figure14")
+    log: f"{RUNS}/logs/64_protocol.ipynb"
+    threads: workflow.cores
+    shell: RUN + DONE
+
+
+rule alignment:
+    input: notebook("65_alignment"), PROBES
+    output: f"{RUNS}/65_alignment.ipynb", tables("geometry", "agreement", *(["alignment"] if len(MODELS) > 1 else [])), figures(*(["figure15"] if len(MODELS) > 1 else []))
+    log: f"{RUNS}/logs/65_alignment.ipynb"
     shell: RUN + DONE
 
 
