@@ -38,8 +38,9 @@ lab: weights  ## open the notebooks in JupyterLab
 notebooks: environment  ## after editing notebooks: clean them, export the library, make the README
 	nbdev_clean
 	nbdev_export
-	jupyter nbconvert --to markdown --stdout nbs/index.ipynb | sed 's#\.\./##g' > README.md.partial
-	mv README.md.partial README.md
+	jupyter nbconvert --to markdown --stdout nbs/index.ipynb > README.partial
+	sed 's#\.\./##g' README.partial > README.md
+	rm README.partial
 
 .PHONY: environment
 environment: $(VENV)/.installed  ## make the virtual environment

@@ -10,16 +10,16 @@ from empathy_probes.models import load_preset
 PRESET = load_preset(config.get("preset", "mini"))
 NAME, MODELS = PRESET.name, list(PRESET.models)
 RUNS, FIGURES = f"runs/{NAME}", f"figures/{NAME}"
-CODE = [*map(str, sorted(Path("empathy_probes").glob("[a-z]*.py"))), PRESET.path]
+CODE = [*map(str, sorted([*Path("empathy_probes").glob("[a-z]*.py"), *Path("empathy_probes/data").glob("*.yaml")])), PRESET.path]
 CONCEPT = config.get("concept") or PRESET.concept
 if not CONCEPT:
-    sys.exit(f"PRESET={NAME} reads the paper's released data: say where they are with PUBLISHED=path/to/folder")
+    sys.exit(f"PRESET={NAME} names no concept: add 'concept:' to it, or say where the paper's released data are with PUBLISHED=path/to/folder")
 TEXTS = [str(path) for paths in concept_files(load_concept(CONCEPT).folder).values() for path in paths]
 RELEASED = any(spec.released for spec in PRESET.models.values())
 
 
 def notebook(section):
-    "What every section depends on: its notebook first, then the library, the preset and the texts."
+    "What every section depends on: its notebook first, then the library and its data, the preset and the texts."
     return [f"nbs/sections/{section}.ipynb", *CODE, *TEXTS]
 
 
@@ -34,7 +34,7 @@ def figures(*names):
 # The executed notebook is written among the logs, where it outlives a failure, and copied when it is complete.
 RUN = (
     "papermill --log-output --log-level WARNING --no-progress-bar {input[0]} {log} "
-    f"-p preset {config.get('preset', 'mini')} -p concept '{CONCEPT}' "
+    f"-p preset '{config.get('preset', 'mini')}' -p concept '{CONCEPT}' "
 )
 DONE = " && cp {log} {output[0]}"
 
@@ -50,13 +50,16 @@ SECTIONS = [
     "51_detection_steering_gap",
     "52_layers",
     "62_uncertainty",
+    "63_words",
     "64_protocol",
     "65_alignment",
+    "66_dose",
 ]
+RELEASED_SECTIONS = ["60_released_results", "61_claims", "62_uncertainty", "63_words"]
 
 
 rule all:
-    input: expand(f"{RUNS}/{{section}}.ipynb", section=["60_released_results", "62_uncertainty"] if RELEASED else SECTIONS)
+    input: expand(f"{RUNS}/{{section}}.ipynb", section=RELEASED_SECTIONS if RELEASED else SECTIONS)
 
 
 rule contrastive_dataset:
@@ -152,6 +155,13 @@ rule uncertainty:
     shell: RUN + DONE
 
 
+rule words:
+    input: notebook("63_words"), [] if RELEASED else PROBES
+    output: f"{RUNS}/63_words.ipynb", tables("words"), figures("figure12")
+    log: f"{RUNS}/logs/63_words.ipynb"
+    shell: RUN + DONE
+
+
 rule protocol:
     input: notebook("64_protocol"), PROBES
     output: f"{RUNS}/64_protocol.ipynb", tables("protocol"), figures("figure13", "figure14")
@@ -167,10 +177,25 @@ rule alignment:
     shell: RUN + DONE
 
 
+rule dose:
+    input: notebook("66_dose"), SAMPLES
+    output: f"{RUNS}/66_dose.ipynb", tables("trends", "doses"), figures("figure16", "figure17")
+    log: f"{RUNS}/logs/66_dose.ipynb"
+    threads: workflow.cores
+    shell: RUN + DONE
+
+
 if RELEASED:
 
     rule released_results:
         input: notebook("60_released_results")
-        output: f"{RUNS}/60_released_results.ipynb", tables("table1", "table2", "table3", "disagreements"), figures("figure6", "figure7", "figure8", "figure9")
+        output: f"{RUNS}/60_released_results.ipynb", tables("table1", "table2", "table3"), figures("figure6", "figure7", "figure8", "figure9")
         log: f"{RUNS}/logs/60_released_results.ipynb"
+        shell: RUN + DONE
+
+
+    rule claims:
+        input: notebook("61_claims")
+        output: f"{RUNS}/61_claims.ipynb", tables("claims", "claims_summary")
+        log: f"{RUNS}/logs/61_claims.ipynb"
         shell: RUN + DONE

@@ -45,9 +45,11 @@ def token_batches(
 def as_user_turn(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
+    system: str = "",  # a system prompt before it
 ) -> str:  # with the template's beginning-of-text token, if it has one
     "A text in the tokenizer's chat template, as the user's turn, up to where the answer begins. Raises `ValueError` if there is no template."
-    turns = [{"role": "user", "content": text}]
+    turns = [{"role": "system", "content": system}] if system else []
+    turns.append({"role": "user", "content": text})
     return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MARKERS', 'ONE_COLUMN', 'TWO_COLUMNS', 'GREY', 'STYLE', 'NULLS', 'ALPHA_LABELS', 'LINES', 'FROM_0_TO_1', 'QUANTITIES',
-           'NULL_MARKS', 'RULES', 'ACCURACIES', 'POOLING_LINES', 'TRANSFER_FIGURES', 'model_colors', 'each_model',
-           'print_style', 'figure1', 'figure2', 'figure3', 'figure4', 'figure5', 'figure6', 'figure7', 'figure8',
-           'layer_looks', 'figure9', 'detection_steering', 'figure10', 'figure11', 'pairs_needed', 'figure13',
-           'figure14', 'figure15', 'save_figure']
+           'NULL_MARKS', 'RULES', 'WORDS', 'PAIR_KINDS', 'ACCURACIES', 'POOLING_LINES', 'TRANSFER_FIGURES',
+           'DOSE_MEASURES', 'SUMMARY_PARTS', 'model_colors', 'each_model', 'print_style', 'figure1', 'figure2',
+           'figure3', 'figure4', 'figure5', 'figure6', 'figure7', 'figure8', 'layer_looks', 'figure9',
+           'detection_steering', 'figure10', 'figure11', 'pairs_needed', 'figure12', 'figure13', 'figure14', 'figure15',
+           'figure16', 'figure17', 'save_figure']
 
 # %% ../nbs/10_figures.ipynb #57274479
 from collections.abc import Callable
@@ -595,6 +596,45 @@ def pairs_needed(
     _legend_below(figure)
     return figure
 
+# %% ../nbs/10_figures.ipynb #c63a0f02
+WORDS = "words"  # in the column model, for a detector that has none
+PAIR_KINDS = {"test": ("test pairs", "none", -0.17), "hard": ("hard pairs", "full", 0.17)}  # label, fill and shift of the marker
+
+
+@print_style
+def figure12(
+    data: pd.DataFrame,  # model (its key, or `words`), detector, texts (`test` or `hard`), auroc, auroc_low, auroc_high (may be missing values), n (texts)
+    models: dict[str, str],  # key and title of each model, in the preset's order
+) -> Figure:
+    "AUROC on test pairs against hard pairs, a row a detector (section 6.3). Raises `KeyError` for a missing column, an unknown model or other texts."
+    _require(data, ["model", "detector", "texts", "auroc", "auroc_low", "auroc_high", "n"])
+    words = data[data["model"] == WORDS]
+    parts = [("words alone", {"color": "0.15", "marker": "d"}, words), *each_model(data.drop(words.index), models)]
+    detectors = [detector for _, _, rows in parts for detector in rows["detector"].unique()]
+    figure, [ax] = _panels(1, height=0.5 + 0.19 * len(detectors))
+    first = 0
+    for title, look, rows in parts:
+        places = first + pd.factorize(rows["detector"])[0]
+        first += rows["detector"].nunique()
+        for kind, chosen in rows.groupby("texts", sort=False):
+            label, fill, shift = PAIR_KINDS[kind]
+            interval = (chosen[["auroc_low", "auroc_high"]].to_numpy() - chosen[["auroc"]].to_numpy()).T * [[-1], [1]]
+            heights = places[rows["texts"] == kind] + (shift if data["texts"].nunique() > 1 else 0)
+            ax.errorbar(chosen["auroc"], heights, xerr=interval, fillstyle=fill, linestyle="", elinewidth=0.8, **look)
+        if len(rows):
+            ax.plot([], [], linestyle="", label=title, **look)
+    ax.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8)
+    ax.set_yticks(range(len(detectors)), detectors)
+    ax.set(ylim=(len(detectors) - 0.5, -0.5), xlim=(-0.03, 1.03), xlabel="AUROC, with 95% bootstrap interval")
+    _legend_below(figure, extra=[_kind_entry(kind, rows) for kind, rows in data.groupby("texts", sort=False)])
+    return figure
+
+
+def _kind_entry(kind: str, rows: pd.DataFrame) -> Line2D:
+    "The legend's entry for one kind of pairs, with the number of texts."
+    label, fill, _ = PAIR_KINDS[kind]
+    return Line2D([], [], color="0.4", marker="o", linestyle="", fillstyle=fill, label=f"{label} (N = {_count(rows)} texts)")
+
 # %% ../nbs/10_figures.ipynb #eb1dd95b
 ACCURACIES = {"accuracy_median": ("median", "^"), "accuracy_midpoint": ("midpoint", "v"), "accuracy_train": ("training midpoint", "o")}
 
@@ -723,6 +763,63 @@ def _draw_transfer(ax, row: pd.Series, column: str, places: dict, color: str) ->
         low, high = row.get(f"{column}_{kind}_low", np.nan), row.get(f"{column}_{kind}_high", np.nan)
         ax.plot([low, high], [place, place], color=shade, linewidth=width, solid_capstyle="butt", zorder=1)
     ax.plot(row[column], place, "o", color=color, markerfacecolor="white" if negative else color, markersize=3.5, zorder=2)
+
+# %% ../nbs/10_figures.ipynb #57ba166e
+DOSE_MEASURES = {
+    "score_mean": "concept score",
+    "coherence": "share coherent",
+    "perplexity": "median perplexity",
+}  # column: label
+
+
+@print_style
+def figure16(
+    data: pd.DataFrame,  # model, layer, direction (`probe` or `random`), dose (distances of the class means), the columns of DOSE_MEASURES, n (samples)
+    models: dict[str, str],  # key and title of each model, in the preset's order
+) -> Figure:
+    "Concept, coherence and perplexity against the dose, a column a model (section 6.6). Perplexity is on a logarithmic axis."
+    _require(data, ["model", "layer", "direction", "dose", *DOSE_MEASURES, "n"])
+    parts = each_model(data, models)
+    size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 5.2)
+    figure, grid = plt.subplots(len(DOSE_MEASURES), len(parts), figsize=size, squeeze=False, sharex="col", sharey="row", layout="constrained")
+    for column, (title, look, rows) in zip(grid.T, parts):
+        looks = layer_looks(look["color"], rows["layer"].unique())
+        for ax, measure in zip(column, DOSE_MEASURES):
+            for (layer, direction), line in rows.sort_values("dose").groupby(["layer", "direction"]):
+                label = f"{title}, layer {layer}" if direction == "probe" else None
+                ax.plot(line["dose"], line[measure], LINES[direction], label=label, **looks[layer])
+        column[0].set(title=title, **FROM_0_TO_1)
+        column[1].set(**FROM_0_TO_1)
+        column[2].set(yscale="log", xlabel="dose (distances of the class means)")
+    for ax, label in zip(grid[:, 0], DOSE_MEASURES.values()):
+        ax.set_ylabel(f"{label} (N = {_count(data)})")
+    _legend_below(figure, extra=_control_entry(data))
+    return figure
+
+# %% ../nbs/10_figures.ipynb #252be77f
+SUMMARY_PARTS = {"concept": "o", "coherence": "s", "scenario": "^"}  # column: marker
+
+
+@print_style
+def figure17(
+    data: pd.DataFrame,  # model, method, the columns of SUMMARY_PARTS and harmonic_mean (0 to 1), n (samples); a row a model and method
+    models: dict[str, str],  # key and title of each model, in the preset's order
+) -> Figure:
+    "Harmonic mean of concept, coherence and scenario-following for each way of asking (section 6.6)."
+    _require(data, ["model", "method", *SUMMARY_PARTS, "harmonic_mean", "n"])
+    parts = each_model(data, models)
+    methods = list(dict.fromkeys(data["method"]))[::-1]
+    size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 0.5 + 0.25 * len(methods))
+    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
+    for ax, (title, look, rows) in zip(axes.flat, parts):
+        positions = [methods.index(method) for method in rows["method"]]
+        ax.barh(positions, rows["harmonic_mean"], color=look["color"], alpha=0.35, height=0.7, label="harmonic mean")
+        for column, marker in SUMMARY_PARTS.items():
+            ax.plot(rows[column], positions, marker, color="0.2", fillstyle="none", label=column)
+        ax.set(title=title, xlim=(-0.03, 1.03), xlabel=f"share of samples (N = {_count(data)} a bar)")
+        ax.set_yticks(range(len(methods)), methods)
+    _legend_below(figure)
+    return figure
 
 # %% ../nbs/10_figures.ipynb #38f17897
 def save_figure(

@@ -37,7 +37,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .concepts import DATA
+from .concepts import DATA, ConceptError, concept_folder
 
 # %% ../nbs/01_models.ipynb #59b44713
 class PresetError(ValueError):
@@ -102,7 +102,7 @@ class Preset:
     name: str  # the file's name
     path: str  # the file
     models: dict[str, ModelSpec]  # by key
-    concept: str = "empathy"  # the concept's name, or its folder
+    concept: str = ""  # the concept's folder; empty if every run has to name one
     device: str = "cpu"  # `cpu` or `cuda`
     pooling: str = "mean"  # over which tokens an activation is averaged
     threshold: str = "train"  # the threshold rule of Table 1's accuracy
@@ -131,6 +131,8 @@ def model_spec(
 ) -> ModelSpec:
     "Check one entry of a preset. Raises `PresetError`."
     where = f"{where}, model {key!r}"
+    if not isinstance(entry, dict):
+        raise PresetError(f"{where}: expected keys such as 'blocks' and 'layers', found {entry!r}")
     values = _fields_from(ModelSpec, {"title": key} | entry, where)
     sources = [source for source in SOURCES if values.get(source)]
     if len(sources) != 1:
@@ -163,8 +165,22 @@ def load_preset(
     values = _fields_from(Preset, values, str(path))
     if values.get("pooling", "mean") not in POOLINGS:
         raise PresetError(f"{path}: pooling must be one of {POOLINGS}, not {values['pooling']!r}")
-    models = {key: model_spec(key, entry, str(path)) for key, entry in values.pop("models").items()}
+    if path.stem in bundled and not path.samefile(bundled[path.stem]):
+        raise PresetError(f"{path}: results are kept under a preset's name, and {path.stem!r} is one of the package's; give the file another name")
+    if values.get("concept"):
+        try:
+            values["concept"] = str(concept_folder(values["concept"], path.parent))
+        except ConceptError as error:
+            raise PresetError(f"{path}: concept: {error}") from None
+    models = {key: model_spec(key, _from_folder(entry, path.parent), str(path)) for key, entry in values.pop("models").items()}
     return Preset(name=path.stem, path=str(path), models=models, **values)
+
+
+def _from_folder(entry: dict, start: Path) -> dict:
+    "A model's entry, its local folder made absolute."
+    if not isinstance(entry, dict) or not entry.get("folder"):
+        return entry
+    return entry | {"folder": str((start / Path(entry["folder"]).expanduser()).resolve())}
 
 # %% ../nbs/01_models.ipynb #9532f222
 def select_models(

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['SHORTEST_SCORED', 'CELL', 'DEFINITIONS', 'LEAST_COHERENCE', 'count_terms', 'concept_language', 'concept_score',
-           'is_coherent', 'repeated_4grams', 'compression_ratio', 'score_samples', 'rates', 'change_from_zero',
-           'outcomes', 'wilson_interval', 'success', 'shuffled_success', 'bootstrapped_success', 'success_uncertainty',
-           'sample_slopes', 'log_odds_slope']
+           'is_coherent', 'repeated_4grams', 'compression_ratio', 'nearest_prompt', 'score_samples', 'rates',
+           'change_from_zero', 'outcomes', 'wilson_interval', 'success', 'monotone_trend', 'shuffled_success',
+           'bootstrapped_success', 'success_uncertainty', 'sample_slopes', 'log_odds_slope']
 
 # %% ../nbs/08_scoring.ipynb #2de23d37
 import zlib
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, linregress
+from scipy.stats import binomtest, kendalltau, linregress
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from .metrics import rank_p
 
@@ -82,6 +83,18 @@ def compression_ratio(
     "Bytes of a text (UTF-8) divided by its bytes after zlib compression: high for repetition."
     raw = text.encode("utf-8")
     return len(raw) / len(zlib.compress(raw))
+
+# %% ../nbs/08_scoring.ipynb #0820512e
+def nearest_prompt(
+    texts: list[str],  # samples
+    prompts: dict[str, str],  # scenario: its prompt, two at least
+) -> list[str]:  # the scenario that each text shares most with; empty for none
+    "Assign each text to a prompt by the cosine of TF-IDF weights, over the words that occur in one prompt only."
+    vectorizer = TfidfVectorizer(max_df=1)
+    known = vectorizer.fit_transform(prompts.values())
+    similarity = (vectorizer.transform(texts) @ known.T).toarray()
+    names = np.array(list(prompts))
+    return np.where(similarity.max(axis=1) > 0, names[similarity.argmax(axis=1)], "").tolist()
 
 # %% ../nbs/08_scoring.ipynb #c5ab2050
 def score_samples(
@@ -216,6 +229,19 @@ def _share(successes: pd.Series, name: str, suffix: str) -> dict:
     low, high = wilson_interval(successes.sum(), n)
     share = successes.mean() if n else np.nan
     return {name: share, f"low{suffix}": low, f"high{suffix}": high, f"n{suffix}": n}
+
+# %% ../nbs/08_scoring.ipynb #c29ccec0
+def monotone_trend(
+    scored: pd.DataFrame,  # from `score_samples`
+    column: str = "concept_score",  # what may rise with alpha
+    cell: list[str] = CELL,  # columns that identify a cell
+) -> pd.DataFrame:  # a row a cell: tau (-1 to 1), p (two-sided), n (samples)
+    "Kendall's tau between alpha and a score, over a cell's samples."
+    rows = []
+    for key, group in scored.groupby(cell, sort=False):
+        trend = kendalltau(group["alpha"], group[column].astype(float))
+        rows.append(dict(zip(cell, key)) | {"tau": trend.statistic, "p": trend.pvalue, "n": len(group)})
+    return pd.DataFrame(rows)
 
 # %% ../nbs/08_scoring.ipynb #658812cc
 def _success_rates(

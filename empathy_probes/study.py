@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARAMETERS', 'ParameterError', 'check_injected', 'project_root', 'Study', 'open_study', 'Split', 'read_split',
            'Probes', 'made_from', 'read_probes', 'chosen_layer', 'steering_plan', 'run_sweep', 'read_samples',
-           'record_stage']
+           'read_baselines', 'dose_effects', 'record_stage']
 
 # %% ../nbs/12_study.ipynb #9f6d628c
 import ast
@@ -16,7 +16,7 @@ import platform
 import resource
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,15 +24,25 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
+from tqdm import tqdm
 
 import empathy_probes
 from .activations import activations
 from .concepts import Concept, labelled_texts, load_concept
 from .metrics import left_out_auroc
-from .models import ModelSpec, Preset, check_device, load_preset, select_models, weights_identity
+from .models import ModelSpec, Preset, check_device, load_model, load_preset, select_models, weights_identity
 from .probes import METHODS, StaleProbes, fit_layers, layer_separations, load_probes, save_probes
 from .scoring import score_samples
-from .steering import load_generations, plan, sweep, with_shared_zero
+from empathy_probes.steering import (
+    encode_prompt,
+    kl_divergences,
+    load_generations,
+    plan,
+    steering_directions,
+    stream_norm,
+    sweep,
+    with_shared_zero,
+)
 
 # %% ../nbs/12_study.ipynb #bfad8f2b
 PARAMETERS = {"preset": "mini", "models": "", "concept": "", "runs": "runs", "figures": "figures", "seed": 0}
@@ -93,13 +103,16 @@ def open_study(
         raise ParameterError(f"seed must be a whole number of 0 or more, not {values['seed']!r}")
     preset = load_preset(values["preset"])
     if not (values["concept"] or preset.concept):
-        raise ParameterError(f"the preset {preset.name!r} needs the folder of the paper's released data: -p concept path/to/it, or make reproduce PRESET={preset.name} PUBLISHED=path/to/it")
+        raise ParameterError(f"the preset {preset.name!r} names no concept: give its name or folder with -p concept; the preset published needs the folder of the paper's released data (make reproduce PRESET=published PUBLISHED=path/to/it)")
     models = select_models(preset, values["models"])
     check_device(preset.device)
+    concept = load_concept(values["concept"] or preset.concept)
+    if str(concept.folder) != preset.concept and not set(preset.scenarios) & set(concept.scenarios):
+        preset = replace(preset, scenarios=[])  # those named are of the preset's own concept: steer all of this one's
     return Study(
         preset=preset,
         models=models,
-        concept=load_concept(values["concept"] or preset.concept),
+        concept=concept,
         runs=project_root() / values["runs"] / preset.name,
         figures=project_root() / values["figures"] / preset.name,
         seed=values["seed"],
@@ -108,7 +121,7 @@ def open_study(
 # %% ../nbs/12_study.ipynb #9533eb19
 @dataclass(frozen=True)
 class Split:
-    "One split of the pairs, read by one model: all positive texts first, then the negative ones."
+    "One split of the pairs, or the hard pairs, read by one model: all positive texts first, then the negative ones."
     texts: list[str]
     labels: np.ndarray  # 1 positive, 0 negative [text]
     scenarios: np.ndarray  # of each pair [pair]
@@ -118,11 +131,11 @@ class Split:
 def read_split(
     study: Study,
     spec: ModelSpec,  # one of its models
-    split: str,  # `train` or `test`
+    split: str,  # `train`, `test` or `hard`
     pooling: str = "",  # the preset's by default
 ) -> Split:
     "A split's texts and their activations at the model's layers; computed unless they are kept in `runs/`."
-    pairs = study.concept.pairs
+    pairs = study.concept.hard_pairs if split == "hard" else study.concept.pairs
     texts, labels = labelled_texts(pairs, split)
     scenarios = pairs[pairs.split == split].scenario.to_numpy()
     return Split(texts, labels, scenarios, activations(study.preset, spec, texts, study.folder(spec), pooling))
@@ -193,21 +206,23 @@ def chosen_layer(
 def steering_plan(
     study: Study,
     spec: ModelSpec,  # one of its models
+    baselines_at: int | None = None,  # a steered layer: the baselines there, in place of the sweep
 ) -> pd.DataFrame:  # a row a condition
     "What a model's sweep consists of, before anything runs."
     probes = read_probes(study, spec)
-    return plan(study.preset, spec, study.concept, probes.mean_difference, probes.separations, study.seed)
+    return plan(study.preset, spec, study.concept, probes.mean_difference, probes.separations, study.seed, baselines_at)
 
 
 def run_sweep(
     study: Study,
     spec: ModelSpec,  # one of its models
-    batches: int | None = None,  # stop after this many; by default when all is done
+    baselines_at: int | None = None,  # a steered layer: the baselines there, in place of the sweep
+    **options,  # of `sweep`: max_rows, batches
 ) -> Path:  # generations.jsonl
     "Generate what a model's sweep still lacks; runs on where it was stopped."
     probes = read_probes(study, spec)
     folder = study.folder(spec)
-    return sweep(study.preset, spec, study.concept, probes.mean_difference, probes.separations, folder, study.seed, batches=batches)
+    return sweep(study.preset, spec, study.concept, probes.mean_difference, probes.separations, folder, study.seed, baselines_at=baselines_at, **options)
 
 
 def read_samples(
@@ -215,14 +230,44 @@ def read_samples(
 ) -> pd.DataFrame:  # a row a sample; `direction` is `probe` or `random`
     "All steered samples of a study, with the columns of `score_samples`."
     parts = [load_generations(run_sweep(study, spec), steering_plan(study, spec)) for spec in study.models]
+    return _scored(study, with_shared_zero(pd.concat(parts, ignore_index=True)))
+
+
+def read_baselines(
+    study: Study,
+) -> pd.DataFrame:  # a row a sample; `direction` is `prompt` or `ablation`
+    "Samples without a push, by a system prompt and with the direction projected out, at each model's dose layer."
+    parts = []
+    for spec in study.models:
+        layer = chosen_layer(study, spec, "dose")
+        parts.append(load_generations(run_sweep(study, spec, layer), steering_plan(study, spec, layer)))
+    return _scored(study, pd.concat(parts, ignore_index=True))
+
+
+def _scored(study: Study, samples: pd.DataFrame) -> pd.DataFrame:
     lexicon = study.concept.lexicon
-    return score_samples(
-        with_shared_zero(pd.concat(parts, ignore_index=True)),
-        lexicon.positive,
-        lexicon.negative,
-        lexicon.score_positive,
-        lexicon.score_negative,
-    )
+    return score_samples(samples, lexicon.positive, lexicon.negative, lexicon.score_positive, lexicon.score_negative)
+
+# %% ../nbs/12_study.ipynb #d34147ba
+def dose_effects(
+    study: Study,
+    spec: ModelSpec,  # one of its models
+) -> pd.DataFrame:  # a row a condition of the sweep: its columns, norm_share (of the stream's length) and kl (nats a token)
+    "Every dose of a model's sweep in units of the residual stream and of the KL divergence that it causes."
+    table = steering_plan(study, spec)
+    samples = load_generations(run_sweep(study, spec), table)
+    vectors = steering_directions(spec, read_probes(study, spec).mean_difference, study.seed)
+    model, tokenizer = load_model(spec, study.preset.device)
+    rows = []
+    for (layer, name), cell in tqdm(table.groupby(["layer", "scenario"], sort=False), desc=f"{spec.title}, doses", unit="cell"):
+        prompt = encode_prompt(tokenizer, study.concept.scenarios[name].prompt, spec.chat_template)
+        unsteered = samples[(samples.layer == layer) & (samples.scenario == name) & (samples.alpha == 0)].text
+        text = tokenizer(max(unsteered, key=len), add_special_tokens=False)["input_ids"]
+        pushes = np.stack([strength * vectors[layer, direction] for strength, direction in zip(cell.strength, cell.direction)])
+        pushes = torch.tensor(pushes, dtype=torch.float32, device=model.device)
+        norm_share = cell.strength.abs() / stream_norm(model, prompt, layer)
+        rows.append(cell.assign(norm_share=norm_share, kl=kl_divergences(model, prompt, text, layer, pushes)))
+    return pd.concat(rows, ignore_index=True)
 
 # %% ../nbs/12_study.ipynb #f18ee1bc
 def record_stage(

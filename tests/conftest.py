@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from empathy_probes.concepts import load_concept
 from empathy_probes.models import byte_tokenizer, load_model, load_preset, random_model
+from empathy_probes.published import load_released
+from empathy_probes.scoring import score_samples
 
 torch.set_num_threads(1)  # more only slow tiny models down, and all of them on a busy machine: twentyfold
 
@@ -61,3 +64,15 @@ def released_folder():
     if not folder.is_dir():
         pytest.skip(f"no released data in {folder}; name their folder in the environment variable PUBLISHED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def released(released_folder):
+    return load_released(released_folder)
+
+
+@pytest.fixture(scope="session")
+def scored(released):
+    "The released samples, scored with the word lists of the paper's scripts."
+    lexicon = load_concept("empathy").lexicon
+    return score_samples(released["samples"], lexicon.positive, lexicon.negative, lexicon.score_positive, lexicon.score_negative)
