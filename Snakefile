@@ -50,10 +50,13 @@ SECTIONS = [
     "46_robustness",
     "51_detection_steering_gap",
     "52_layers",
+    "62_uncertainty",
     "63_words",
+    "64_protocol",
+    "65_alignment",
     "66_dose",
 ]
-RELEASED_SECTIONS = ["60_released_results", "61_claims", "63_words"]
+RELEASED_SECTIONS = ["60_released_results", "61_claims", "62_uncertainty", "63_words"]
 
 
 rule all:
@@ -145,10 +148,33 @@ rule layers:
     shell: RUN + DONE
 
 
+# Section 6, the companion's own. Of released models there are neither activations nor samples to make.
+rule uncertainty:
+    input: notebook("62_uncertainty"), [] if RELEASED else SAMPLES
+    output: f"{RUNS}/62_uncertainty.ipynb", tables("uncertainty", "nulls"), figures("figure10", "figure11", *([] if RELEASED else ["pairs_needed", "agreement_steering"]))
+    log: f"{RUNS}/logs/62_uncertainty.ipynb"
+    shell: RUN + DONE
+
+
 rule words:
     input: notebook("63_words"), [] if RELEASED else PROBES
     output: f"{RUNS}/63_words.ipynb", tables("words"), figures("figure12")
     log: f"{RUNS}/logs/63_words.ipynb"
+    shell: RUN + DONE
+
+
+rule protocol:
+    input: notebook("64_protocol"), PROBES
+    output: f"{RUNS}/64_protocol.ipynb", tables("protocol"), figures("figure13", "figure14")
+    log: f"{RUNS}/logs/64_protocol.ipynb"
+    threads: workflow.cores
+    shell: RUN + DONE
+
+
+rule alignment:
+    input: notebook("65_alignment"), PROBES
+    output: f"{RUNS}/65_alignment.ipynb", tables("geometry", "agreement", *(["alignment"] if len(MODELS) > 1 else [])), figures(*(["figure15"] if len(MODELS) > 1 else []))
+    log: f"{RUNS}/logs/65_alignment.ipynb"
     shell: RUN + DONE
 
 

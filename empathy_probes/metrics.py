@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['THRESHOLD_RULES', 'split_classes', 'auroc', 'separation', 'class_sd', 'threshold', 'classify', 'accuracy',
-           'confusion', 'correlation', 'random_direction_null', 'shuffled_label_null', 'z_score', 'rank_p',
-           'compare_with_null', 'bootstrap_interval', 'left_out_auroc']
+           'confusion', 'correlation', 'random_direction_null', 'shuffled_label_null', 'either_sign', 'z_score',
+           'rank_p', 'compare_with_null', 'bootstrap_interval', 'correlation_interval', 'left_out_auroc',
+           'best_and_chosen', 'largest_correlation', 'learning_curve', 'measured_range', 'pair_agreement']
 
 # %% ../nbs/05_metrics.ipynb #a5b0f34f
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import pearsonr, rankdata, spearmanr
+from scipy.stats import BootstrapMethod, norm, pearsonr, permutation_test, rankdata, spearmanr
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.model_selection import StratifiedShuffleSplit
 
 from .probes import mean_difference, project
 
@@ -214,6 +217,13 @@ def shuffled_label_null(
     signs = rng.choice([-1, 1], size=(trials, len(differences)))
     return _along(signs @ differences, test_activations, test_labels, statistic)
 
+# %% ../nbs/05_metrics.ipynb #b46f3ef2
+def either_sign(
+    aurocs: np.ndarray,  # of some directions
+) -> np.ndarray:  # 0.5 to 1
+    "AUROC of each direction or of its opposite, whichever is larger: max(AUROC, 1 - AUROC)."
+    return np.maximum(aurocs, 1 - np.asarray(aurocs))
+
 # %% ../nbs/05_metrics.ipynb #860f07c7
 def z_score(
     value: float,  # the probe's figure
@@ -274,6 +284,19 @@ def bootstrap_interval(
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
+# %% ../nbs/05_metrics.ipynb #1cf0456c
+def correlation_interval(
+    x: np.ndarray,  # projections, say [text]
+    y: np.ndarray,  # scores, say [text]
+    trials: int = 1000,  # resamples
+    level: float = 0.95,  # share of the resamples within the interval, between 0 and 1
+    seed: int = 0,  # of the resampling
+) -> tuple[float, float]:  # low and high end
+    "Percentile bootstrap interval of Pearson's r, resampling texts."
+    resampling = BootstrapMethod(n_resamples=trials, method="percentile", rng=np.random.default_rng(seed))
+    interval = pearsonr(x, y).confidence_interval(level, method=resampling)
+    return float(interval.low), float(interval.high)
+
 # %% ../nbs/05_metrics.ipynb #501f45be
 def left_out_auroc(
     positive: np.ndarray,  # training activations [pair, layer, width]
@@ -292,3 +315,92 @@ def left_out_auroc(
         directions = [mean_difference(positive[~out, layer], negative[~out, layer]) for layer in range(positive.shape[1])]
         folds.append([auroc(scores, labels) for scores in project(held_out, np.stack(directions)).T])
     return np.mean(folds, axis=0)
+
+# %% ../nbs/05_metrics.ipynb #44d1bdc2
+def best_and_chosen(
+    positive: np.ndarray,  # activations [pair, layer, width]
+    negative: np.ndarray,  # activations of the same pairs [pair, layer, width]
+    scenarios: np.ndarray,  # each pair's scenario [pair]
+    trials: int = 100,  # splits
+    test_share: float = 0.3,  # of the pairs
+    seed: int = 0,  # of the splits
+) -> np.ndarray:  # AUROC on the test pairs [trial, 3]: of the layer that is best there, of the layer chosen on training scenarios, mean of the layers
+    "Test AUROC with the layer chosen on the test pairs and chosen honestly, by `left_out_auroc`, over random splits of the pairs."
+    found = []
+    splits = StratifiedShuffleSplit(n_splits=trials, test_size=test_share, random_state=seed)
+    for train, test in splits.split(scenarios, scenarios):
+        directions = [mean_difference(positive[train, layer], negative[train, layer]) for layer in range(positive.shape[1])]
+        labels = np.repeat([1, 0], len(test))
+        scores = project(np.concatenate([positive[test], negative[test]]), np.stack(directions))
+        aurocs = [auroc(column, labels) for column in scores.T]
+        chosen = np.argmax(left_out_auroc(positive[train], negative[train], np.asarray(scenarios)[train]))
+        found.append([max(aurocs), aurocs[chosen], np.mean(aurocs)])
+    return np.array(found)
+
+# %% ../nbs/05_metrics.ipynb #c68aa5ca
+def largest_correlation(
+    projections: np.ndarray,  # [text, layer]
+    scores: np.ndarray,  # [text]
+    trials: int = 1000,  # shuffles
+    seed: int = 0,  # of the shuffles
+) -> dict[str, float]:  # layer (its index), pearson_r, p (one-sided, for the largest of so many layers)
+    "The layer with the largest Pearson r, with a p-value that counts the choice. Raises `ValueError` as `correlation` does."
+    r = [correlation(column, scores)["pearson_r"] for column in np.transpose(projections)]
+    standardised = (projections - np.mean(projections, axis=0)) / np.std(projections, axis=0) / len(projections)
+
+    def largest(scores):
+        return (standardised.T @ ((scores - scores.mean()) / scores.std())).max()
+
+    scores = np.asarray(scores, dtype=float)
+    shuffles = {"permutation_type": "pairings", "alternative": "greater", "n_resamples": trials, "rng": np.random.default_rng(seed)}
+    p = permutation_test((scores,), largest, vectorized=False, **shuffles).pvalue
+    return {"layer": int(np.argmax(r)), "pearson_r": max(r), "p": float(p)}
+
+# %% ../nbs/05_metrics.ipynb #294ee65c
+def learning_curve(
+    positive: np.ndarray,  # training activations [pair, width]
+    negative: np.ndarray,  # training activations of the same pairs [pair, width]
+    test_activations: np.ndarray,  # test texts [text, width]
+    test_labels: np.ndarray,  # 1 positive, 0 negative [text]
+    sizes: list[int],  # numbers of training pairs, from 1 to all of them
+    trials: int = 100,  # draws of each size
+    seed: int = 0,  # of the draws
+) -> np.ndarray:  # AUROC [size, trial]
+    "Test AUROC of mean differences fitted to some of the training pairs, drawn without replacement."
+    differences = np.asarray(positive, dtype=float) - np.asarray(negative, dtype=float)
+    rng = np.random.default_rng(seed)
+    drawn = [[differences[rng.permutation(len(differences))[:size]].mean(axis=0) for _ in range(trials)] for size in sizes]
+    return np.array([_along(np.stack(directions), test_activations, test_labels, auroc) for directions in drawn])
+
+# %% ../nbs/05_metrics.ipynb #a1b882eb
+def measured_range(
+    true_auroc: float,  # between 0 and 1
+    pairs: int,  # test pairs
+    trials: int = 1000,  # tests drawn
+    level: float = 0.95,  # share of the tests within the range
+    seed: int = 0,  # of the drawing
+) -> tuple[float, float]:  # low and high end
+    "Between which AUROCs a test of so many pairs would mostly fall, for normal scores of equal spread."
+    rng = np.random.default_rng(seed)
+    gap = np.sqrt(2) * norm.ppf(true_auroc)
+    labels = np.repeat([1, 0], pairs)
+    tests = rng.standard_normal((trials, 2 * pairs)) + gap * labels
+    low, high = np.quantile([auroc(scores, labels) for scores in tests], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+# %% ../nbs/05_metrics.ipynb #f4f79482
+def pair_agreement(
+    positive: np.ndarray,  # activations [pair, width]
+    negative: np.ndarray,  # activations of the same pairs [pair, width]
+) -> dict[str, float]:  # between_pairs, with_others: mean cosines
+    "How far the differences of single pairs point the same way. Raises `ValueError` for fewer than 2 pairs."
+    differences = np.asarray(positive, dtype=float) - np.asarray(negative, dtype=float)
+    if len(differences) < 2:
+        raise ValueError(f"agreement needs at least 2 pairs, not {len(differences)}")
+    cosines = cosine_similarity(differences)
+    others = differences.sum(axis=0) - differences
+    with_others = [cosine_similarity([one], [rest])[0, 0] for one, rest in zip(differences, others)]
+    return {
+        "between_pairs": float(cosines[np.triu_indices(len(differences), 1)].mean()),
+        "with_others": float(np.mean(with_others)),
+    }

@@ -7,7 +7,8 @@ __all__ = ['SOURCES', 'POOLINGS', 'PROTOCOLS', 'THRESHOLDS', 'MODEL_CHOICES', 'P
            'PresetError', 'ModelSpec', 'block_indices', 'relative_depths', 'Preset', 'model_spec', 'load_preset',
            'select_models', 'package_files', 'weight_requirements', 'cache_folder', 'join_checked', 'converted_folder',
            'byte_tokenizer', 'random_model', 'find_blocks', 'hub_commit', 'weights_identity', 'check_folder',
-           'empty_model', 'loaded_bytes', 'shortage', 'ResourceError', 'check_resources', 'load_model', 'input_device']
+           'empty_model', 'loaded_bytes', 'shortage', 'ResourceError', 'check_resources', 'load_tokenizer',
+           'load_model', 'input_device']
 
 # %% ../nbs/01_models.ipynb #e3d510fd
 import difflib
@@ -446,7 +447,7 @@ def check_folder(
 
 def _folder_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    for path in sorted(path for pattern in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(pattern)):
         with open(path, "rb") as file:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)
@@ -553,6 +554,23 @@ def check_resources(
     if message:
         raise ResourceError(message)
 
+# %% ../nbs/01_models.ipynb #629f692b
+def load_tokenizer(
+    spec: ModelSpec,  # the model's entry in a preset
+) -> PreTrainedTokenizerBase:  # cuts long texts at their end, and has a token for padding
+    "Load a model's tokenizer. Raises `PresetError` if the preset wants a chat template and there is none."
+    if spec.random:
+        tokenizer = byte_tokenizer()
+    else:
+        source, where = _source(spec)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+    if spec.chat_template and not tokenizer.chat_template:
+        raise PresetError(f"model {spec.key!r}: chat_template is true, but its tokenizer has none; set chat_template: false for a plain prompt")
+    tokenizer.truncation_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
 # %% ../nbs/01_models.ipynb #29ab10f2
 def load_model(
     spec: ModelSpec,  # the model's entry in the preset
@@ -563,20 +581,15 @@ def load_model(
         raise PresetError(f"model {spec.key!r} has no weights here: the preset reads the paper's released samples; use the preset paper to run it")
     check_resources([spec], device)
     if spec.random:
-        model, tokenizer = random_model(**spec.random).to(device, getattr(torch, spec.dtype)), byte_tokenizer()
+        model = random_model(**spec.random).to(device, getattr(torch, spec.dtype))
     else:
-        model, tokenizer = _load_pretrained(spec, device)
+        model = _load_pretrained(spec, device)
     if len(find_blocks(model)) != spec.blocks:
         raise PresetError(f"model {spec.key!r} has {len(find_blocks(model))} blocks, its preset says {spec.blocks}; correct 'blocks' and 'layers'")
-    if spec.chat_template and not tokenizer.chat_template:
-        raise PresetError(f"model {spec.key!r}: chat_template is true, but its tokenizer has none; set chat_template: false for a plain prompt")
-    tokenizer.truncation_side = "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model.eval(), tokenizer
+    return model.eval(), load_tokenizer(spec)
 
 
-def _load_pretrained(spec: ModelSpec, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_pretrained(spec: ModelSpec, device: str) -> PreTrainedModel:
     source, where = _source(spec)
     dtype = getattr(torch, spec.dtype)
     options = {"dtype": dtype, "use_safetensors": True, "device_map": spec.device_map or {"": device}}
@@ -584,8 +597,7 @@ def _load_pretrained(spec: ModelSpec, device: str) -> tuple[PreTrainedModel, Pre
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=spec.load_in_4bit, load_in_8bit=spec.load_in_8bit, bnb_4bit_compute_dtype=dtype
         )
-    tokenizer = AutoTokenizer.from_pretrained(source, **where)
-    return AutoModelForCausalLM.from_pretrained(source, **where, **options), tokenizer
+    return AutoModelForCausalLM.from_pretrained(source, **where, **options)
 
 # %% ../nbs/01_models.ipynb #41020aaa
 def input_device(

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .activations import pad_right
+from .activations import as_user_turn, pad_right
 from .concepts import Concept
 from .hooks import add_vectors, project_out, read_residual
 from .models import ModelSpec, Preset, PresetError, find_blocks, input_device, load_model, weights_identity
@@ -191,10 +191,7 @@ def encode_prompt(
 ) -> list[int]:  # token ids
     "The tokens that a model continues. Raises `ValueError` for a prompt of fewer than two tokens."
     if chat_template:
-        turns = [{"role": "system", "content": system}] if system else []
-        turns.append({"role": "user", "content": prompt})
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(as_user_turn(tokenizer, prompt, system), add_special_tokens=False)["input_ids"]
     else:
         ids = tokenizer(f"{system}\n\n{prompt}" if system else prompt)["input_ids"]
     if len(ids) < 2:

@@ -11,7 +11,7 @@ import torch
 from empathy_probes import activations as module
 from empathy_probes import models
 from empathy_probes.activations import activations, add_to_store, extract, load_store
-from empathy_probes.models import ModelSpec, load_model, load_preset, random_model
+from empathy_probes.models import ModelSpec, load_model, load_preset, random_model, weights_identity
 
 SMOKE = load_preset("smoke")
 SPEC = SMOKE.models["tiny-llama"]
@@ -83,6 +83,28 @@ def test_options_do_not_collide_in_one_store(tmp_path, preset, spec, layers, opt
     np.testing.assert_allclose(other, expected(spec, layers, **options), **close)
     assert other.shape != before.shape or not np.array_equal(other, before)
     np.testing.assert_array_equal(activations(SMOKE, SPEC, TEXTS, tmp_path), before)
+
+
+def test_a_chat_template_does_not_collide_with_the_plain_text(tmp_path, tokenizer):
+    "Both are kept in one store; the template's own beginning-of-text token comes once."
+    tokenizer.chat_template = "{{ bos_token }}you: {{ messages[0].content }}{% if add_generation_prompt %} me:{% endif %}"
+    spec = local_model(tmp_path / "model", tokenizer)
+    plain = activations(SMOKE, spec, TEXTS, tmp_path)
+    templated = activations(SMOKE, spec, TEXTS, tmp_path, chat_template=True)
+    assert len(load_store(tmp_path / "activations.safetensors")) == 2 * len(TEXTS)
+    np.testing.assert_array_equal(activations(SMOKE, spec, TEXTS, tmp_path), plain)
+    by_hand = [f"<s>you: {text} me:" for text in TEXTS]
+    np.testing.assert_allclose(templated, extract(*load_model(spec), by_hand, [3], "mean_without_first"), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(templated, plain, rtol=1e-2, atol=1e-3)
+
+
+def test_a_changed_chat_template_is_another_model(tmp_path, tokenizer):
+    "transformers keeps the template in a file of its own."
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    spec = local_model(tmp_path / "model", tokenizer)
+    before = weights_identity(spec)
+    (tmp_path / "model/chat_template.jinja").write_text("{{ messages[0].content }}!")
+    assert weights_identity(spec) != before
 
 
 def test_poolings_are_kept_together_and_told_apart(tmp_path, monkeypatch):
