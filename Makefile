@@ -14,8 +14,8 @@ help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .PHONY: reproduce
-reproduce: weights  ## run every section of the paper on a preset: PRESET=mini (default), paper, smoke, a YAML file, or published with PUBLISHED=folder
-	snakemake --cores all --rerun-incomplete --config preset=$(PRESET) $(if $(PUBLISHED),concept=$(abspath $(PUBLISHED)))
+reproduce: weights  ## run every section of the paper on a preset: PRESET=mini (default), paper, smoke, a YAML file, or published with PUBLISHED=folder; PROFILE=slurm on a cluster
+	snakemake $(if $(PROFILE),--workflow-profile profiles/$(PROFILE),--cores all --rerun-incomplete) --config preset=$(PRESET) $(if $(PUBLISHED),concept=$(abspath $(PUBLISHED)))
 
 .PHONY: test
 test: environment  ## run the library notebooks, the section notebooks on the smoke preset, and pytest
