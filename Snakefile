@@ -6,25 +6,26 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from empathy_probes.concepts import concept_files, load_concept
+from empathy_probes.concepts import concept_files
 from empathy_probes.cost import extraction_tokens, job_needs, sweep_tokens
 from empathy_probes.models import load_preset, select_models
+from empathy_probes.published import open_concept
 
 PRESET = load_preset(config.get("preset", "mini"))
 NAME, MODELS = PRESET.name, list(PRESET.models)
 RUNS, FIGURES = f"runs/{NAME}", f"figures/{NAME}"
-CODE = [*map(str, sorted(Path("empathy_probes").glob("[a-z]*.py"))), PRESET.path]
+CODE = [*map(str, sorted([*Path("empathy_probes").glob("[a-z]*.py"), *Path("empathy_probes/data").glob("*.yaml")])), PRESET.path]
 CONCEPT = config.get("concept") or PRESET.concept
 if not CONCEPT:
-    sys.exit(f"PRESET={NAME} reads the paper's released data: say where they are with PUBLISHED=path/to/folder")
-TEXTS = [str(path) for paths in concept_files(load_concept(CONCEPT).folder).values() for path in paths]
+    sys.exit(f"PRESET={NAME} names no concept: add 'concept:' to it, or say -p concept=released for the paper's released data")
+TEXTS = [str(path) for paths in concept_files(open_concept(CONCEPT).folder).values() for path in paths]
 RELEASED = any(spec.released for spec in PRESET.models.values())
 SPLIT = config.get("split_layers", False)
 THREADS = config["threads"] if "threads" in config else workflow.cores  # of a job that runs a model
 
 
 def notebook(section):
-    "What every section depends on: its notebook first, then the library, the preset and the texts."
+    "What every section depends on: its notebook first, then the library and its data, the preset and the texts."
     return [f"nbs/sections/{section}.ipynb", *CODE, *TEXTS]
 
 
@@ -39,7 +40,7 @@ def figures(*names):
 # The executed notebook is written among the logs, where it outlives a failure, and copied when it is complete.
 RUN = (
     "papermill --log-output --log-level WARNING --no-progress-bar {input[0]} {log} "
-    f"-p preset {config.get('preset', 'mini')} -p concept '{CONCEPT}' "
+    f"-p preset '{config.get('preset', 'mini')}' -p concept '{CONCEPT}' "
 )
 DONE = " && cp {log} {output[0]}"
 
@@ -50,11 +51,11 @@ def chosen(wildcards):
 
 
 def extraction(spec):
-    return extraction_tokens(PRESET, load_concept(CONCEPT))
+    return extraction_tokens(PRESET, open_concept(CONCEPT))
 
 
 def steering(spec):
-    return sweep_tokens(PRESET, spec, load_concept(CONCEPT))
+    return sweep_tokens(PRESET, spec, open_concept(CONCEPT))
 
 
 @cache
@@ -87,12 +88,14 @@ SECTIONS = [
     "46_robustness",
     "51_detection_steering_gap",
     "52_layers",
+    "63_words",
     "66_dose",
 ]
+RELEASED_SECTIONS = ["60_released_results", "61_claims", "63_words"]
 
 
 rule all:
-    input: expand(f"{RUNS}/{{section}}.ipynb", section=["60_released_results"] if RELEASED else SECTIONS)
+    input: expand(f"{RUNS}/{{section}}.ipynb", section=RELEASED_SECTIONS if RELEASED else SECTIONS)
 
 
 rule contrastive_dataset:
@@ -198,6 +201,13 @@ rule layers:
     shell: RUN + DONE
 
 
+rule words:
+    input: notebook("63_words"), [] if RELEASED else PROBES
+    output: f"{RUNS}/63_words.ipynb", tables("words"), figures("figure12")
+    log: f"{RUNS}/logs/63_words.ipynb"
+    shell: RUN + DONE
+
+
 rule dose:
     input: notebook("66_dose"), SAMPLES
     output: f"{RUNS}/66_dose.ipynb", tables("trends", "doses"), figures("figure16", "figure17")
@@ -211,6 +221,13 @@ if RELEASED:
 
     rule released_results:
         input: notebook("60_released_results")
-        output: f"{RUNS}/60_released_results.ipynb", tables("table1", "table2", "table3", "disagreements"), figures("figure6", "figure7", "figure8", "figure9")
+        output: f"{RUNS}/60_released_results.ipynb", tables("table1", "table2", "table3"), figures("figure6", "figure7", "figure8", "figure9")
         log: f"{RUNS}/logs/60_released_results.ipynb"
+        shell: RUN + DONE
+
+
+    rule claims:
+        input: notebook("61_claims")
+        output: f"{RUNS}/61_claims.ipynb", tables("claims", "claims_summary")
+        log: f"{RUNS}/logs/61_claims.ipynb"
         shell: RUN + DONE

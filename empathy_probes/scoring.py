@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHORTEST_SCORED', 'CELL', 'DEFINITIONS', 'LEAST_COHERENCE', 'count_terms', 'concept_language', 'concept_score',
            'is_coherent', 'repeated_4grams', 'compression_ratio', 'nearest_prompt', 'score_samples', 'rates',
-           'change_from_zero', 'outcomes', 'wilson_interval', 'success', 'monotone_trend', 'sample_slopes',
-           'log_odds_slope']
+           'change_from_zero', 'outcomes', 'wilson_interval', 'success', 'monotone_trend', 'shuffled_success',
+           'bootstrapped_success', 'success_uncertainty', 'sample_slopes', 'log_odds_slope']
 
 # %% ../nbs/08_scoring.ipynb #2de23d37
 import zlib
@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, kendalltau, linregress
 from sklearn.feature_extraction.text import TfidfVectorizer
+
+from .metrics import rank_p
 
 # %% ../nbs/08_scoring.ipynb #790cf283
 def count_terms(
@@ -179,12 +181,15 @@ def outcomes(
         raise ValueError(f"unknown definition {definition!r}; there are {DEFINITIONS}")
     judged = conditions.assign(change=change_from_zero(conditions, "rate", cell))
     judged = judged[judged["alpha"] != 0]
+    return judged.assign(success=_is_success(judged["alpha"], judged["change"], judged["coherence"], definition))
+
+
+def _is_success(alpha, change, coherence, definition):
+    "Whether conditions succeed; for columns and arrays alike."
     if definition == "published":
-        return judged.assign(success=(judged["alpha"] > 0) == (judged["change"] > 0))
-    success = np.sign(judged["alpha"]) == np.sign(judged["change"])
-    if definition == "strict":
-        success &= judged["coherence"] >= LEAST_COHERENCE
-    return judged.assign(success=success)
+        return (alpha > 0) == (change > 0)
+    moved = np.sign(alpha) == np.sign(change)
+    return moved & (coherence >= LEAST_COHERENCE) if definition == "strict" else moved
 
 # %% ../nbs/08_scoring.ipynb #bc8cd3b1
 def wilson_interval(
@@ -238,6 +243,99 @@ def monotone_trend(
         rows.append(dict(zip(cell, key)) | {"tau": trend.statistic, "p": trend.pvalue, "n": len(group)})
     return pd.DataFrame(rows)
 
+# %% ../nbs/08_scoring.ipynb #658812cc
+def _success_rates(
+    alphas: np.ndarray,  # of the places [sample]
+    language: np.ndarray,  # whether the sample in a place uses the concept's language [trial, sample]
+    coherent: np.ndarray,  # whether it is coherent [trial, sample]
+    definition: str,  # one of DEFINITIONS
+) -> np.ndarray:  # success rate of the cell [trial]
+    "The success rate of one cell in every trial."
+    doses, which = np.unique(alphas, return_inverse=True)
+    belongs = (which[:, None] == np.arange(len(doses))).astype(float)  # [sample, dose]
+    rate = language @ belongs / belongs.sum(axis=0)
+    coherence = coherent @ belongs / belongs.sum(axis=0)
+    zero = doses == 0
+    change = rate[:, ~zero] - rate[:, zero]
+    return _is_success(doses[~zero], change, coherence[:, ~zero], definition).mean(axis=1)
+
+
+def _redrawn_success(scored, draw, definition, trials, seed, cell):
+    "Success rates [trial, cell] of samples put into places by `draw`."
+    outcomes(rates(scored, cell), definition, cell)  # a cell without alpha 0, or an unknown definition, is refused here
+    rng = np.random.default_rng(seed)
+    columns = {}
+    for key, samples in scored.groupby(cell, sort=False):
+        alphas = samples["alpha"].to_numpy()
+        chosen = draw(alphas, trials, rng)
+        drawn = [samples[column].to_numpy()[chosen] for column in ("concept_language", "coherent")]
+        columns[key] = _success_rates(alphas, *drawn, definition)
+    table = pd.DataFrame(columns)
+    table.columns = pd.MultiIndex.from_tuples(columns, names=cell)
+    return table
+
+# %% ../nbs/08_scoring.ipynb #083efb4b
+def shuffled_success(
+    scored: pd.DataFrame,  # from `score_samples`
+    definition: str = "published",  # one of DEFINITIONS
+    trials: int = 1000,  # shuffles
+    seed: int = 0,  # of the shuffles
+    cell: list[str] = CELL,  # columns that identify a cell
+) -> pd.DataFrame:  # success rate [trial, cell]
+    "Success rates after shuffling each cell's samples over its alphas. Raises `ValueError` as `outcomes` does."
+    return _redrawn_success(scored, _shuffled, definition, trials, seed, cell)
+
+
+def _shuffled(alphas, trials, rng):
+    "Every sample in a random place [trial, sample]."
+    return rng.permuted(np.tile(np.arange(len(alphas)), (trials, 1)), axis=1)
+
+# %% ../nbs/08_scoring.ipynb #787990a5
+def bootstrapped_success(
+    scored: pd.DataFrame,  # from `score_samples`
+    definition: str = "published",  # one of DEFINITIONS
+    trials: int = 1000,  # resamples
+    seed: int = 0,  # of the resampling
+    cell: list[str] = CELL,  # columns that identify a cell
+) -> pd.DataFrame:  # success rate [trial, cell]
+    "Success rates after drawing each condition's samples with replacement. Raises `ValueError` as `outcomes` does."
+    return _redrawn_success(scored, _resampled, definition, trials, seed, cell)
+
+
+def _resampled(alphas, trials, rng):
+    "In every place a random sample of the same alpha [trial, sample]."
+    chosen = np.empty((trials, len(alphas)), dtype=int)
+    for alpha in np.unique(alphas):
+        places = np.flatnonzero(alphas == alpha)
+        chosen[:, places] = rng.choice(places, size=(trials, len(places)))
+    return chosen
+
+# %% ../nbs/08_scoring.ipynb #0ce8c2e1
+def success_uncertainty(
+    scored: pd.DataFrame,  # from `score_samples`
+    by: list[str] = CELL,  # a row for each of these: the cell's columns, or some of them, such as ["model"]
+    definition: str = "published",  # one of DEFINITIONS
+    trials: int = 1000,  # shuffles, and as many resamples
+    level: float = 0.95,  # coverage of the intervals
+    seed: int = 0,  # of both
+    cell: list[str] = CELL,  # columns that identify a cell
+) -> pd.DataFrame:  # by, n (conditions), success_rate (mean of the cells), low, high (bootstrap), wilson_low, wilson_high, null_mean, null_q95, p
+    "Success rates with their intervals and permutation null (Table 3). Raises `ValueError` as `outcomes` does."
+    judged = outcomes(rates(scored, cell), definition, cell)
+    observed = judged.groupby(cell, sort=False)["success"].mean().to_frame().T  # as the two below, with one trial
+    shuffled = shuffled_success(scored, definition, trials, seed, cell)
+    resampled = bootstrapped_success(scored, definition, trials, seed, cell)
+    rows = []
+    for key, group in judged.groupby(by, sort=False):
+        cells = pd.MultiIndex.from_frame(group[cell].drop_duplicates())
+        rate, null, draws = (table[cells].mean(axis=1).round(9).to_numpy() for table in (observed, shuffled, resampled))
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        wilson_low, wilson_high = wilson_interval(group["success"].sum(), len(group), level)
+        figures = {"n": len(group), "success_rate": rate[0], "low": low, "high": high, "wilson_low": wilson_low, "wilson_high": wilson_high}
+        figures |= {"null_mean": null.mean(), "null_q95": np.quantile(null, 0.95), "p": rank_p(rate[0], null)}
+        rows.append(dict(zip(by, key)) | figures)
+    return pd.DataFrame(rows)
+
 # %% ../nbs/08_scoring.ipynb #6afcded3
 def sample_slopes(
     log_odds: pd.DataFrame,  # the cell's columns, sample, alpha and log_odds (nats); a row a sample and dose
@@ -252,7 +350,7 @@ def sample_slopes(
             raise ValueError(f"a slope needs at least two alphas; there is one for {dict(zip([*cell, 'sample'], key))}")
         slope = linregress(group["alpha"], group["log_odds"]).slope
         rows.append(dict(zip([*cell, "sample"], key)) | {"slope": slope})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*cell, "sample", "slope"])
 
 # %% ../nbs/08_scoring.ipynb #b33d1c68
 def log_odds_slope(

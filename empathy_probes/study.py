@@ -16,7 +16,7 @@ import platform
 import resource
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,10 +28,11 @@ from tqdm import tqdm
 
 import empathy_probes
 from .activations import activations
-from .concepts import Concept, labelled_texts, load_concept
+from .concepts import Concept, labelled_texts
 from .metrics import left_out_auroc
-from .models import ModelSpec, Preset, check_device, load_model, load_preset, select_models, weights_identity
+from .models import ModelSpec, Preset, check_resources, load_model, load_preset, select_models, weights_identity
 from .probes import METHODS, StaleProbes, fit_layers, layer_separations, load_probes, save_probes
+from .published import open_concept
 from .scoring import score_samples
 from empathy_probes.steering import (
     encode_prompt,
@@ -85,6 +86,11 @@ class Study:
     seed: int
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def data(self) -> str:
+        "Which texts are used: the concept's name and the beginning of their SHA-256."
+        return f"{self.concept.name} {self.concept.sha256[:12]}"
+
     def folder(
         self,
         spec: ModelSpec,  # one of the study's models
@@ -95,6 +101,7 @@ class Study:
 # %% ../nbs/12_study.ipynb #05479318
 def open_study(
     parameters: dict,  # a section notebook's `globals()`, or any of `PARAMETERS`
+    check_machine: bool = False,  # whether the section runs the models: then the machine is looked at before anything is fetched
 ) -> Study:
     "Check a notebook's parameters and open what they name. Raises an error that names the parameter, key, file or line that is wrong."
     values = {name: parameters.get(name, default) for name, default in PARAMETERS.items()}
@@ -103,13 +110,17 @@ def open_study(
         raise ParameterError(f"seed must be a whole number of 0 or more, not {values['seed']!r}")
     preset = load_preset(values["preset"])
     if not (values["concept"] or preset.concept):
-        raise ParameterError(f"the preset {preset.name!r} needs the folder of the paper's released data: -p concept path/to/it, or make reproduce PRESET={preset.name} PUBLISHED=path/to/it")
+        raise ParameterError(f"the preset {preset.name!r} names no concept: give its name or folder with -p concept, or 'released' for the paper's released data")
     models = select_models(preset, values["models"])
-    check_device(preset.device)
+    if check_machine:
+        check_resources(models, preset.device)
+    concept = open_concept(values["concept"] or preset.concept)
+    if str(concept.folder) != preset.concept and not set(preset.scenarios) & set(concept.scenarios):
+        preset = replace(preset, scenarios=[])  # those named are of the preset's own concept: steer all of this one's
     return Study(
         preset=preset,
         models=models,
-        concept=load_concept(values["concept"] or preset.concept),
+        concept=concept,
         runs=project_root() / values["runs"] / preset.name,
         figures=project_root() / values["figures"] / preset.name,
         seed=values["seed"],
@@ -118,7 +129,7 @@ def open_study(
 # %% ../nbs/12_study.ipynb #9533eb19
 @dataclass(frozen=True)
 class Split:
-    "One split of the pairs, read by one model: all positive texts first, then the negative ones."
+    "One split of the pairs, or the hard pairs, read by one model: all positive texts first, then the negative ones."
     texts: list[str]
     labels: np.ndarray  # 1 positive, 0 negative [text]
     scenarios: np.ndarray  # of each pair [pair]
@@ -128,11 +139,11 @@ class Split:
 def read_split(
     study: Study,
     spec: ModelSpec,  # one of its models
-    split: str,  # `train` or `test`
+    split: str,  # `train`, `test` or `hard`
     pooling: str = "",  # the preset's by default
 ) -> Split:
     "A split's texts and their activations at the model's layers; computed unless they are kept in `runs/`."
-    pairs = study.concept.pairs
+    pairs = study.concept.hard_pairs if split == "hard" else study.concept.pairs
     texts, labels = labelled_texts(pairs, split)
     scenarios = pairs[pairs.split == split].scenario.to_numpy()
     return Split(texts, labels, scenarios, activations(study.preset, spec, texts, study.folder(spec), pooling))
@@ -284,7 +295,7 @@ def record_stage(
     }
     with FileLock(f"{path}.lock"):
         manifest = json.loads(path.read_text()) if path.exists() else {"stages": {}, "models": {}}
-        manifest |= {"preset": study.preset.name, "versions": _versions()}
+        manifest |= {"preset": study.preset.name, "protocol": study.preset.protocol, "versions": _versions()}
         manifest["concept"] = {"name": study.concept.name, "sha256": study.concept.sha256}
         manifest["models"] |= {spec.key: weights_identity(spec) for spec in study.models}
         manifest["stages"][stage] = entry
@@ -300,11 +311,15 @@ def _versions() -> dict[str, str]:
 
 
 def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+    return torch.cuda.get_device_name() if _on_gpu(device) else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+
+
+def _on_gpu(device: str) -> bool:
+    return device == "cuda" and torch.cuda.is_available()  # sections that only read results run anywhere
 
 
 def _peak_memory_mib(device: str) -> int:
-    if device == "cuda":
+    if _on_gpu(device):
         return torch.cuda.max_memory_allocated() >> 20
     unit = 1 if platform.system() == "Darwin" else 1024  # macOS counts in bytes, Linux in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20

@@ -1,0 +1,18 @@
+"Guides: they call the library and define nothing. `make test` executes them with the library notebooks."
+
+import json
+from pathlib import Path
+
+import pytest
+
+GUIDES = Path(__file__).resolve().parents[1] / "nbs/guides"
+
+
+@pytest.mark.parametrize("name", ["new_model", "new_concept"])
+def test_a_guide_defines_nothing_and_keeps_results_without_noise(name):
+    cells = json.loads((GUIDES / f"{name}.ipynb").read_text())["cells"]
+    lines = [line for cell in cells if cell["cell_type"] == "code" for line in cell["source"]]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert [line for line in lines if line.lstrip().startswith(("def ", "class ", "#| export"))] == []
+    assert any("image/png" in output.get("data", {}) for output in outputs)  # the dose-response figure
+    assert [output for output in outputs if output.get("name") == "stderr"] == []
