@@ -15,11 +15,11 @@ help:  ## list the targets
 
 # In this order: what costs nothing first, so that a machine that cannot do it hears so within seconds and keeps nothing.
 .PHONY: reproduce
-reproduce: driver  ## run every section of the paper on a preset: PRESET=mini (default), paper, published, smoke or a YAML file; PUBLISHED=folder for released data that are here already
+reproduce: $(if $(PROFILE),,driver)  ## run every section of the paper on a preset: PRESET=mini (default), paper, published, smoke or a YAML file; PUBLISHED=folder for released data that are here already; PROFILE=slurm on a cluster
 	@$(MAKE) --no-print-directory environment
-	@python -c 'import sys; from empathy_probes.models import load_preset, shortage; preset = load_preset("$(PRESET)"); sys.exit(shortage(preset.models.values(), preset.device) or None)'
+	$(if $(PROFILE),,@python -c 'import sys; from empathy_probes.models import load_preset, shortage; preset = load_preset("$(PRESET)"); sys.exit(shortage(preset.models.values(), preset.device) or None)')
 	@$(MAKE) --no-print-directory weights
-	snakemake --cores all --rerun-incomplete --config preset=$(PRESET) $(if $(PUBLISHED),concept=$(abspath $(PUBLISHED)))
+	snakemake $(if $(PROFILE),--workflow-profile profiles/$(PROFILE),--cores all --rerun-incomplete) --config preset=$(PRESET) $(if $(PUBLISHED),concept=$(abspath $(PUBLISHED)))
 
 .PHONY: test
 test: environment  ## run the library notebooks, the section notebooks on the smoke preset, and pytest

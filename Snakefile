@@ -1,11 +1,14 @@
 # Who needs whom. `make reproduce` calls this; `snakemake -n --config preset=mini` shows what is stale and why.
 # A job is one papermill run of a section notebook. The results of forward passes are kept in runs/ by their content and
 # are no job's output: Snakemake never deletes them, and a job that was interrupted goes on where it stopped.
+# On a cluster (profiles/slurm) a model's steering is a job a layer, and every job asks for what its models need.
 import sys
+from functools import cache
 from pathlib import Path
 
 from empathy_probes.concepts import concept_files
-from empathy_probes.models import load_preset
+from empathy_probes.cost import extraction_tokens, job_needs, sweep_tokens
+from empathy_probes.models import load_preset, select_models
 from empathy_probes.published import open_concept
 
 PRESET = load_preset(config.get("preset", "mini"))
@@ -17,6 +20,8 @@ if not CONCEPT:
     sys.exit(f"PRESET={NAME} names no concept: add 'concept:' to it, or say -p concept=released for the paper's released data")
 TEXTS = [str(path) for paths in concept_files(open_concept(CONCEPT).folder).values() for path in paths]
 RELEASED = any(spec.released for spec in PRESET.models.values())
+SPLIT = config.get("split_layers", False)
+THREADS = config["threads"] if "threads" in config else workflow.cores  # of a job that runs a model
 
 
 def notebook(section):
@@ -40,8 +45,41 @@ RUN = (
 DONE = " && cp {log} {output[0]}"
 
 
+def chosen(wildcards):
+    "What `-p models` says of a job: a model, one of its steered layers, or nothing, which means all models."
+    return wildcards.get("model", "") + wildcards.get("layer", "").replace("-", ":")
+
+
+def extraction(spec):
+    return extraction_tokens(PRESET, open_concept(CONCEPT))
+
+
+def steering(spec):
+    return sweep_tokens(PRESET, spec, open_concept(CONCEPT))
+
+
+@cache
+def asked(models, tokens):
+    specs = select_models(PRESET, models)
+    return job_needs(PRESET, specs, [tokens(spec) for spec in specs], config.get("gpu_gib", 80))
+
+
+def needs(tokens):
+    "What a rule's jobs ask a cluster for; here nothing. `tokens(spec)` pass through each of a job's models."
+    if not SPLIT:
+        return {}
+    resources = {
+        "runtime": lambda wildcards, attempt: asked(chosen(wildcards), tokens)["runtime"] * attempt,
+        "mem_mb": lambda wildcards: asked(chosen(wildcards), tokens)["mem_mb"],
+    }
+    if PRESET.device == "cuda":
+        resources["gpu"] = lambda wildcards: asked(chosen(wildcards), tokens)["gpu"]
+    return resources
+
+
 SECTIONS = [
     "31_contrastive_dataset",
+    "35_scale",
     "41_probe_detection",
     "42_cross_model",
     "43_behavioral_correlation",
@@ -74,8 +112,10 @@ rule probe_extraction:
     input: notebook("32_probe_extraction")
     output: f"{RUNS}/{{model}}/32_probe_extraction.ipynb"
     log: f"{RUNS}/logs/32_probe_extraction-{{model}}.ipynb"
-    threads: workflow.cores
-    shell: RUN + "-p models {wildcards.model}" + DONE
+    threads: THREADS
+    resources: **needs(extraction)
+    params: models=chosen
+    shell: RUN + "-p models {params.models}" + DONE
 
 
 PROBES = expand(f"{RUNS}/{{model}}/32_probe_extraction.ipynb", model=MODELS)
@@ -104,13 +144,29 @@ rule behavioral_correlation:
 
 rule activation_steering:
     input: notebook("34_activation_steering"), f"{RUNS}/{{model}}/32_probe_extraction.ipynb"
-    output: f"{RUNS}/{{model}}/34_activation_steering.ipynb"
-    log: f"{RUNS}/logs/34_activation_steering-{{model}}.ipynb"
-    threads: workflow.cores
-    shell: RUN + "-p models {wildcards.model}" + DONE
+    output: f"{RUNS}/{{model}}/34_activation_steering{{layer}}.ipynb"
+    log: f"{RUNS}/logs/34_activation_steering-{{model}}{{layer}}.ipynb"
+    wildcard_constraints: layer=r"(-\d+)?"
+    threads: THREADS
+    resources: **needs(steering)
+    params: models=chosen
+    shell: RUN + "-p models {params.models}" + DONE
 
 
-SAMPLES = expand(f"{RUNS}/{{model}}/34_activation_steering.ipynb", model=MODELS)
+SAMPLES = [
+    f"{RUNS}/{model}/34_activation_steering{layer}.ipynb"
+    for model, spec in PRESET.models.items()
+    for layer in ([f"-{number}" for number in spec.steering_layers] if SPLIT else [""])
+]
+
+
+rule scale:
+    input: notebook("35_scale")
+    output: f"{RUNS}/35_scale.ipynb", tables("costs"), figures("scale")
+    log: f"{RUNS}/logs/35_scale.ipynb"
+    threads: THREADS
+    resources: **needs(steering)
+    shell: RUN + DONE
 
 
 rule steering_results:
@@ -182,7 +238,8 @@ rule dose:
     input: notebook("66_dose"), SAMPLES
     output: f"{RUNS}/66_dose.ipynb", tables("trends", "doses"), figures("figure16", "figure17")
     log: f"{RUNS}/logs/66_dose.ipynb"
-    threads: workflow.cores
+    threads: THREADS
+    resources: **needs(steering)
     shell: RUN + DONE
 
 

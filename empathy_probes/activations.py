@@ -156,7 +156,7 @@ def load_store(
     if not Path(path).exists():
         return {}
     try:
-        return load_file(path)
+        return load_file(path, backend="pread")
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged ({error}); delete it and its activations will be computed again") from None
 

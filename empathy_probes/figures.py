@@ -8,7 +8,7 @@ __all__ = ['MARKERS', 'ONE_COLUMN', 'TWO_COLUMNS', 'GREY', 'STYLE', 'NULLS', 'AL
            'DOSE_MEASURES', 'SUMMARY_PARTS', 'model_colors', 'each_model', 'print_style', 'figure1', 'figure2',
            'figure3', 'figure4', 'figure5', 'figure6', 'figure7', 'figure8', 'layer_looks', 'figure9',
            'detection_steering', 'figure10', 'figure11', 'pairs_needed', 'figure12', 'figure13', 'figure14', 'figure15',
-           'figure16', 'figure17', 'save_figure']
+           'figure16', 'figure17', 'scale', 'save_figure']
 
 # %% ../nbs/10_figures.ipynb #57274479
 from collections.abc import Callable
@@ -818,6 +818,30 @@ def figure17(
             ax.plot(rows[column], positions, marker, color="0.2", fillstyle="none", label=column)
         ax.set(title=title, xlim=(-0.03, 1.03), xlabel=f"share of samples (N = {_count(data)} a bar)")
         ax.set_yticks(range(len(methods)), methods)
+    _legend_below(figure)
+    return figure
+
+# %% ../nbs/10_figures.ipynb #57ff3454
+@print_style
+def scale(
+    data: pd.DataFrame,  # model, rows, tokens (written), seconds, predicted (seconds), n (batches of the model); a row a batch
+    models: dict[str, str],  # key and title of each model, in the preset's order
+) -> Figure:
+    "Fitted and measured time of batches, their relative differences, and the time a token by rows of the batch (section 3.5)."
+    _require(data, ["model", "rows", "tokens", "seconds", "predicted", "n"])
+    figure, [times, rest, rate] = _panels(3)
+    for title, look, batches in each_model(data, models):
+        points = {**look, "linestyle": "", "label": title}
+        times.plot(batches["predicted"], batches["seconds"], **points)
+        rest.plot(batches["predicted"], batches["seconds"] / batches["predicted"] - 1, **points)
+        rate.plot(batches["rows"], 1000 * batches["seconds"] / batches["tokens"], **points)
+    ends = [data[["seconds", "predicted"]].min().min(), data[["seconds", "predicted"]].max().max()]
+    times.plot(ends, ends, color=GREY, linewidth=0.8, zorder=0)
+    rest.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    rest.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    times.set(xscale="log", yscale="log", xlabel=f"fitted seconds (N = {_count(data)} a model)", ylabel="measured seconds")
+    rest.set(xscale="log", xlabel="fitted seconds", ylabel="measured / fitted - 1")
+    rate.set(xscale="log", yscale="log", xlabel="rows of the batch", ylabel="milliseconds a token")
     _legend_below(figure)
     return figure
 

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from sklearn.covariance import ledoit_wolf_shrinkage
@@ -131,13 +132,14 @@ def save_probes(
     separations: np.ndarray,  # distance of the training class means [layer]
     made_from: dict,  # what made them: model, weights, layers, texts, options
 ) -> None:
-    "Save directions with what made them; the file appears whole or not at all."
+    "Save directions with what made them; the file appears whole or not at all. Two processes may do so at once."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {method: np.ascontiguousarray(rows) for method, rows in directions.items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors | {"separations": separations}, partial, metadata={"made_from": json.dumps(made_from, sort_keys=True)})
-    os.replace(partial, path)
+    with FileLock(f"{path}.lock"):
+        partial = path.with_suffix(".partial")
+        save_file(tensors | {"separations": separations}, partial, metadata={"made_from": json.dumps(made_from, sort_keys=True)})
+        os.replace(partial, path)
 
 
 def load_probes(

@@ -632,12 +632,15 @@ def sweep(
     wanted = recipes(preset, spec, concept, directions, separations, seed, baselines_at)
     vectors = steering_directions(spec, directions, seed)
     path = Path(folder) / "generations.jsonl"
-    with sole_writer(folder, spec.steering_layers):
-        done = {line["fingerprint"] for line in read_lines(path)}
-        missing = [recipe for recipe in wanted if fingerprint(recipe) not in done]
-        if missing:
-            _generate_missing(preset, spec, wanted, missing, vectors, path, max_rows, batches)
+    if _missing(wanted, path):
+        with sole_writer(folder, spec.steering_layers):
+            _generate_missing(preset, spec, wanted, _missing(wanted, path), vectors, path, max_rows, batches)
     return path
+
+
+def _missing(wanted: list[dict], path: Path) -> list[dict]:
+    done = {line["fingerprint"] for line in read_lines(path)}
+    return [recipe for recipe in wanted if fingerprint(recipe) not in done]
 
 
 def _generate_missing(preset, spec, wanted, missing, vectors, path, max_rows, batches):

@@ -311,11 +311,15 @@ def _versions() -> dict[str, str]:
 
 
 def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+    return torch.cuda.get_device_name() if _on_gpu(device) else f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+
+
+def _on_gpu(device: str) -> bool:
+    return device == "cuda" and torch.cuda.is_available()  # sections that only read results run anywhere
 
 
 def _peak_memory_mib(device: str) -> int:
-    if device == "cuda":
+    if _on_gpu(device):
         return torch.cuda.max_memory_allocated() >> 20
     unit = 1 if platform.system() == "Darwin" else 1024  # macOS counts in bytes, Linux in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20

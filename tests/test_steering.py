@@ -415,6 +415,15 @@ def test_two_runs_do_not_mix(tmp_path):
         pass
 
 
+def test_a_finished_sweep_is_read_while_others_hold_its_layers(tmp_path, unbroken):
+    "Several sections read a model's samples at once."
+    path = tmp_path / "generations.jsonl"
+    path.write_bytes(unbroken)
+    with sole_writer(tmp_path, SPEC.steering_layers):
+        assert sweep(*OPTIONS, tmp_path) == path
+    assert path.read_bytes() == unbroken
+
+
 SHARE = """
 import dataclasses, sys, torch
 torch.set_num_threads(1)
