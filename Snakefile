@@ -4,8 +4,9 @@
 import sys
 from pathlib import Path
 
-from empathy_probes.concepts import concept_files, load_concept
+from empathy_probes.concepts import concept_files
 from empathy_probes.models import load_preset
+from empathy_probes.published import open_concept
 
 PRESET = load_preset(config.get("preset", "mini"))
 NAME, MODELS = PRESET.name, list(PRESET.models)
@@ -13,8 +14,8 @@ RUNS, FIGURES = f"runs/{NAME}", f"figures/{NAME}"
 CODE = [*map(str, sorted([*Path("empathy_probes").glob("[a-z]*.py"), *Path("empathy_probes/data").glob("*.yaml")])), PRESET.path]
 CONCEPT = config.get("concept") or PRESET.concept
 if not CONCEPT:
-    sys.exit(f"PRESET={NAME} names no concept: add 'concept:' to it, or say where the paper's released data are with PUBLISHED=path/to/folder")
-TEXTS = [str(path) for paths in concept_files(load_concept(CONCEPT).folder).values() for path in paths]
+    sys.exit(f"PRESET={NAME} names no concept: add 'concept:' to it, or say -p concept=released for the paper's released data")
+TEXTS = [str(path) for paths in concept_files(open_concept(CONCEPT).folder).values() for path in paths]
 RELEASED = any(spec.released for spec in PRESET.models.values())
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .hooks import pool_tokens, read_residual
-from .models import POOLINGS, ModelSpec, Preset, block_indices, load_model, weights_identity
+from .models import POOLINGS, ModelSpec, Preset, block_indices, input_device, load_model, weights_identity
 
 # %% ../nbs/03_activations.ipynb #31aa4c9f
 def token_batches(
@@ -95,11 +95,12 @@ def extract_batches(
 ) -> Iterator[tuple[list[int], Tensor]]:  # indices of a batch's texts, their activations [batch, layer, pooling, width]
     "Pooled residual-stream activations, a batch at a time, with the texts done and the time left."
     ids = tokenize(tokenizer, texts, max_tokens, chat_template)
-    batch_tokens = batch_tokens or BATCH_TOKENS[model.device.type]
+    device = input_device(model)
+    batch_tokens = batch_tokens or BATCH_TOKENS[device.type]
     with tqdm(total=len(texts), unit="text", desc=title, delay=2) as progress:
         for batch in token_batches([len(row) for row in ids], batch_tokens):
             tokens, mask = pad_right([ids[i] for i in batch], tokenizer.pad_token_id)
-            yield batch, _forward(model, tokens.to(model.device), mask.to(model.device), layers)
+            yield batch, _forward(model, tokens.to(device), mask.to(device), layers)
             progress.update(len(batch))
 
 
@@ -110,7 +111,7 @@ def _forward(model: PreTrainedModel, tokens: Tensor, mask: Tensor, layers: list[
 
     with read_residual(model, layers, pool) as residual:
         model(input_ids=tokens, attention_mask=mask, use_cache=False)
-    return torch.stack([residual[layer] for layer in layers], dim=1).cpu()
+    return torch.stack([residual[layer].cpu() for layer in layers], dim=1)
 
 # %% ../nbs/03_activations.ipynb #fd6751cb
 def extract(
@@ -202,9 +203,10 @@ def activations(
 def _compute(preset: Preset, spec: ModelSpec, missing: dict[str, str], store: Path, chat_template: bool) -> dict[str, Tensor]:
     model, tokenizer = load_model(spec, preset.device)
     keys, texts = list(missing), list(missing.values())
+    tokens = spec.max_rows and spec.max_rows * preset.max_tokens
     done, unsaved, saved_at = {}, {}, time.monotonic()
     try:
-        options = {"max_tokens": preset.max_tokens, "chat_template": chat_template, "title": spec.title}
+        options = {"max_tokens": preset.max_tokens, "batch_tokens": tokens, "chat_template": chat_template, "title": spec.title}
         for batch, values in extract_batches(model, tokenizer, texts, block_indices(spec), **options):
             unsaved |= {keys[i]: row.clone() for i, row in zip(batch, values)}
             if time.monotonic() - saved_at > SAVE_SECONDS:

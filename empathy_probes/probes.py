@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
 # %% ../nbs/04_probes.ipynb #90553a10
@@ -58,9 +58,22 @@ def linear_discriminant(
     negative: np.ndarray,  # activations of the negative texts [pair, width]
 ) -> np.ndarray:  # unit vector [width]
     "The weights of a linear discriminant analysis with Ledoit-Wolf shrinkage."
-    activations, labels = _both(positive, negative)
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(activations, labels)
-    return unit(model.coef_[0])
+    groups = [positive.astype(np.float64), negative.astype(np.float64)]
+    diagonals, rows = zip(*map(_shrunken_covariance, groups))
+    diagonal, rows = sum(diagonals) / 2, np.concatenate(rows) / np.sqrt(2)
+    weighted = (groups[0].mean(axis=0) - groups[1].mean(axis=0)) / diagonal
+    inner = np.eye(len(rows)) + (rows / diagonal) @ rows.T
+    return unit(weighted - rows.T @ np.linalg.solve(inner, rows @ weighted) / diagonal)
+
+
+def _shrunken_covariance(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "A class's covariance after shrinkage of its standardised columns: a diagonal [width], and rows [text, width] whose outer products are the rest."
+    centred = group - group.mean(axis=0)
+    scale = centred.std(axis=0)
+    scale[scale == 0] = 1
+    shrinkage = ledoit_wolf_shrinkage(centred / scale)
+    variance = (centred / scale).var(axis=0).mean()
+    return shrinkage * variance * scale**2, np.sqrt((1 - shrinkage) / len(group)) * centred
 
 # %% ../nbs/04_probes.ipynb #006b808b
 def principal_component(

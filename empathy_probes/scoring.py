@@ -350,7 +350,7 @@ def sample_slopes(
             raise ValueError(f"a slope needs at least two alphas; there is one for {dict(zip([*cell, 'sample'], key))}")
         slope = linregress(group["alpha"], group["log_odds"]).slope
         rows.append(dict(zip([*cell, "sample"], key)) | {"slope": slope})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*cell, "sample", "slope"])
 
 # %% ../nbs/08_scoring.ipynb #b33d1c68
 def log_odds_slope(

@@ -35,7 +35,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from .activations import as_user_turn, pad_right
 from .concepts import Concept
 from .hooks import add_vectors, project_out, read_residual
-from .models import ModelSpec, Preset, PresetError, find_blocks, load_model, weights_identity
+from .models import ModelSpec, Preset, PresetError, find_blocks, input_device, load_model, weights_identity
 from .probes import unit
 
 # %% ../nbs/07_steering.ipynb #f07752e0
@@ -238,7 +238,7 @@ def read_prompt(
     vectors: Tensor,  # what is added there, one a row [row, width]
 ) -> Cache:  # of all tokens but the last, one row a vector
     "Read a prompt once under each of several vectors."
-    ids = torch.tensor([prompt_ids[:-1]] * len(vectors), device=model.device)
+    ids = torch.tensor([prompt_ids[:-1]] * len(vectors), device=input_device(model))
     cache = Cache(layers=[RoomyLayer(room=ids.shape[1]) for _ in find_blocks(model)])
     with add_vectors(model, layer, vectors):
         model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -328,7 +328,7 @@ def sample_tokens(
     tokens = [last_token] * alive
     for step in range(uniforms.shape[1]):
         rows = order[:alive]
-        ids = torch.tensor(tokens[:alive], device=model.device)[:, None]
+        ids = torch.tensor(tokens[:alive], device=input_device(model))[:, None]
         with add_vectors(model, layer, vectors[rows]):
             logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
         tokens = draw(logits, uniforms[rows, step], temperature).tolist()
@@ -373,7 +373,7 @@ def log_likelihoods(
     found = []
     for start in range(0, len(texts), at_once):
         some = slice(start, start + at_once)
-        ids, mask = (tensor.to(model.device) for tensor in pad_right(texts[some], 0))
+        ids, mask = (tensor.to(input_device(model)) for tensor in pad_right(texts[some], 0))
         branch = copy_rows(cache, rows[some], length, room=ids.shape[1])
         with add_vectors(model, layer, vectors[some]):
             logits = model(input_ids=ids, past_key_values=branch, use_cache=True).logits[:, :-1].float()
@@ -389,7 +389,7 @@ def perplexities(
 ) -> list[float | None]:  # None for a sample without tokens
     "Perplexity of each sample under the unsteered model, given the prompt."
     width = model.get_input_embeddings().embedding_dim
-    nothing = torch.zeros(len(texts), width, device=model.device)
+    nothing = torch.zeros(len(texts), width, device=input_device(model))
     prompt = read_prompt(model, prompt_ids, 0, nothing[:1])
     given = [[prompt_ids[-1], *text] for text in texts]
     sums = log_likelihoods(model, prompt, [0] * len(texts), len(prompt_ids) - 1, 0, nothing, given)
@@ -453,8 +453,8 @@ def _continue(model, tokenizer, batch, directions) -> tuple[list[list[int]], lis
     prompt_ids = encode_prompt(tokenizer, first["prompt"], first["chat_template"], first["system"])
     nothing = np.zeros_like(directions[layer, "probe"])
     pushes = np.stack([recipe["strength"] * directions.get((layer, recipe["direction"]), nothing) for recipe in batch])
-    pushes = torch.tensor(pushes, dtype=torch.float32, device=model.device)
-    uniforms = torch.tensor(np.concatenate([noise(recipe) for recipe in batch]), device=model.device)
+    pushes = torch.tensor(pushes, dtype=torch.float32, device=input_device(model))
+    uniforms = torch.tensor(np.concatenate([noise(recipe) for recipe in batch]), device=input_device(model))
 
     prompts = read_prompt(model, prompt_ids, layer, pushes)
     rows = [row for row in range(len(batch)) for _ in range(first["sample_count"])]
@@ -495,7 +495,7 @@ def stream_norm(
     layer: int,  # the block at whose output the stream is measured
 ) -> float:  # mean over the tokens, without the first
     "Length of the unsteered residual stream on a prompt's tokens."
-    ids = torch.tensor([prompt_ids], device=model.device)
+    ids = torch.tensor([prompt_ids], device=input_device(model))
     with read_residual(model, [layer], torch.clone) as residual:
         model(input_ids=ids, use_cache=False)
     return residual[layer][0, 1:].float().norm(dim=-1).mean().item()
@@ -510,7 +510,7 @@ def kl_divergences(
     pushes: Tensor,  # vectors to add there [dose, width]
 ) -> list[float]:  # nats a token, one a dose
     "How far each push moves the next-token prediction from the unsteered one, KL(steered || unsteered), mean over the text's tokens."
-    ids = torch.tensor([[*prompt_ids, *text]], device=model.device)
+    ids = torch.tensor([[*prompt_ids, *text]], device=input_device(model))
 
     def log_p(push):
         with add_vectors(model, layer, push[None]):
@@ -624,7 +624,7 @@ def sweep(
     separations: np.ndarray,  # distance of the training class means [layer]
     folder: Path,  # the model's folder in `runs/`, where `generations.jsonl` is kept
     seed: int = 0,  # of the random directions and the noise
-    max_rows: int | None = None,  # rows of a batch; by default what suits the device
+    max_rows: int | None = None,  # rows of a batch; by default the model's, or what suits the device
     batches: int | None = None,  # stop after this many; by default when all is done
     baselines_at: int | None = None,  # a steered layer: the baselines there, in place of the sweep
 ) -> Path:  # generations.jsonl
@@ -642,7 +642,7 @@ def sweep(
 
 def _generate_missing(preset, spec, wanted, missing, vectors, path, max_rows, batches):
     model, tokenizer = load_model(spec, preset.device)
-    rows = max_rows or (CPU_ROWS if model.device.type == "cpu" else len(wanted) * preset.samples)
+    rows = max_rows or spec.max_rows or (CPU_ROWS if input_device(model).type == "cpu" else len(wanted) * preset.samples)
 
     def work(batch):
         start = time.perf_counter()
@@ -664,8 +664,8 @@ def _generate_missing(preset, spec, wanted, missing, vectors, path, max_rows, ba
 
 
 def _device_name(model: PreTrainedModel) -> str:
-    if model.device.type == "cuda":
-        return torch.cuda.get_device_name(model.device)
+    if input_device(model).type == "cuda":
+        return torch.cuda.get_device_name(input_device(model))
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 # %% ../nbs/07_steering.ipynb #34ee11e0

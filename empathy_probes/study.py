@@ -28,10 +28,11 @@ from tqdm import tqdm
 
 import empathy_probes
 from .activations import activations
-from .concepts import Concept, labelled_texts, load_concept
+from .concepts import Concept, labelled_texts
 from .metrics import left_out_auroc
-from .models import ModelSpec, Preset, check_device, load_model, load_preset, select_models, weights_identity
+from .models import ModelSpec, Preset, check_resources, load_model, load_preset, select_models, weights_identity
 from .probes import METHODS, StaleProbes, fit_layers, layer_separations, load_probes, save_probes
+from .published import open_concept
 from .scoring import score_samples
 from empathy_probes.steering import (
     encode_prompt,
@@ -85,6 +86,11 @@ class Study:
     seed: int
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def data(self) -> str:
+        "Which texts are used: the concept's name and the beginning of their SHA-256."
+        return f"{self.concept.name} {self.concept.sha256[:12]}"
+
     def folder(
         self,
         spec: ModelSpec,  # one of the study's models
@@ -95,6 +101,7 @@ class Study:
 # %% ../nbs/12_study.ipynb #05479318
 def open_study(
     parameters: dict,  # a section notebook's `globals()`, or any of `PARAMETERS`
+    check_machine: bool = False,  # whether the section runs the models: then the machine is looked at before anything is fetched
 ) -> Study:
     "Check a notebook's parameters and open what they name. Raises an error that names the parameter, key, file or line that is wrong."
     values = {name: parameters.get(name, default) for name, default in PARAMETERS.items()}
@@ -103,10 +110,11 @@ def open_study(
         raise ParameterError(f"seed must be a whole number of 0 or more, not {values['seed']!r}")
     preset = load_preset(values["preset"])
     if not (values["concept"] or preset.concept):
-        raise ParameterError(f"the preset {preset.name!r} names no concept: give its name or folder with -p concept; the preset published needs the folder of the paper's released data (make reproduce PRESET=published PUBLISHED=path/to/it)")
+        raise ParameterError(f"the preset {preset.name!r} names no concept: give its name or folder with -p concept, or 'released' for the paper's released data")
     models = select_models(preset, values["models"])
-    check_device(preset.device)
-    concept = load_concept(values["concept"] or preset.concept)
+    if check_machine:
+        check_resources(models, preset.device)
+    concept = open_concept(values["concept"] or preset.concept)
     if str(concept.folder) != preset.concept and not set(preset.scenarios) & set(concept.scenarios):
         preset = replace(preset, scenarios=[])  # those named are of the preset's own concept: steer all of this one's
     return Study(
@@ -287,7 +295,7 @@ def record_stage(
     }
     with FileLock(f"{path}.lock"):
         manifest = json.loads(path.read_text()) if path.exists() else {"stages": {}, "models": {}}
-        manifest |= {"preset": study.preset.name, "versions": _versions()}
+        manifest |= {"preset": study.preset.name, "protocol": study.preset.protocol, "versions": _versions()}
         manifest["concept"] = {"name": study.concept.name, "sha256": study.concept.sha256}
         manifest["models"] |= {spec.key: weights_identity(spec) for spec in study.models}
         manifest["stages"][stage] = entry

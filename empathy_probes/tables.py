@@ -118,6 +118,7 @@ FORMATS = {  # first word of a column's name: the format of its numbers
     "pearson_p": ".3f",
     "spearman_p": ".3f",
     "alpha": "g",
+    "cosine": ".3f",
 }
 
 
@@ -211,9 +212,11 @@ def save_table(
     name: str,  # such as `table1`
     models: dict[str, str] | None = None,  # for `as_markdown`
     columns: list[str] | None = None,  # for `as_markdown`
+    data: str = "",  # which texts the figures come from: the last column of the .csv, and a line under the .md
 ) -> None:
     "Write name.csv (all columns, 6 significant digits) and name.md. Raises `KeyError` as `as_markdown` does."
-    text = as_markdown(table, models, columns)
+    text = as_markdown(table, models, columns) + (f"\n\nData: {data}" if data else "")
+    table = table.assign(data=data) if data else table
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")

@@ -14,11 +14,17 @@ from empathy_probes.scoring import score_samples
 torch.set_num_threads(1)  # more only slow tiny models down, and all of them on a busy machine: twentyfold
 
 LLAMA_LIKE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
-FAMILIES = {
+NARROW = {"sliding_window": 8}  # narrower than the tests' texts
+FAMILIES = {  # model type of transformers: sizes
     "llama": LLAMA_LIKE,
+    "mistral": LLAMA_LIKE | NARROW,
     "qwen2": LLAMA_LIKE,
+    "qwen3": LLAMA_LIKE | {"head_dim": 8},
     "phi3": LLAMA_LIKE,
-    "gemma3_text": LLAMA_LIKE | {"head_dim": 8, "sliding_window": 8},  # narrower than the test's texts
+    "gemma2": LLAMA_LIKE | NARROW | {"head_dim": 8},
+    "gemma3_text": LLAMA_LIKE | NARROW | {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "olmo": LLAMA_LIKE,
+    "stablelm": LLAMA_LIKE,
     "mixtral": LLAMA_LIKE | {"num_local_experts": 4},  # mixture of experts
     "deepseek_v3": LLAMA_LIKE  # experts in all blocks but the first, and latent attention
     | {"num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}

@@ -8,18 +8,26 @@ import re
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from sklearn.metrics import roc_auc_score
+from transformers import LlamaConfig, Phi3Config, Qwen2Config
 
-from empathy_probes import models
-from empathy_probes.activations import extract, extract_batches
+from empathy_probes import metrics, models
+from empathy_probes.activations import activation_keys, extract, extract_batches
 from empathy_probes.concepts import labelled_texts, load_concept
 from empathy_probes.hooks import pool_tokens
 from empathy_probes.metrics import auroc
-from empathy_probes.models import ModelSpec, PresetError, converted_folder, load_model, load_preset, model_spec, select_models
+from empathy_probes.models import (
+    ModelSpec, PresetError, ResourceError, check_resources, converted_folder, hub_commit, input_device, load_model, load_preset, model_spec,
+    select_models, shortage, weights_identity,
+)
 from empathy_probes.probes import fit_layers, project
 
 PARTS = [b"first half, ", b"second half"]
@@ -31,6 +39,7 @@ EMBEDDED = ModelSpec(
     package={"requirements": ["tiny-weights==1.0"], "files": ["tiny_weights/a", "tiny_weights/b"], "sha256": hashlib.sha256(b"".join(PARTS)).hexdigest()},
 )
 SMOKE = load_preset("smoke")
+PAPER = load_preset("paper")
 TINY = SMOKE.models["tiny-llama"]
 
 
@@ -161,7 +170,17 @@ def test_a_chat_template_that_does_not_exist_is_not_made_up():
         ("models: {m: {blocks: 2, layers: [0]}}", "model 'm': exactly one source of weights .* found none"),
         ("models: {m: {blocks: 2, layers: [0], folder: a, hub: {id: b}}}", "exactly one source of weights"),
         ("models: {m: {layers: [0], folder: a}}", "'blocks' must say"),
-        ("models: {m: {blocks: 2, layers: [0], folder: a, dtype: float8}}", "dtype must be float32, bfloat16 or float16"),
+        ("models: {m: {blocks: 2, layers: [0], folder: a, dtype: float8}}", "dtype must be one of float32, bfloat16, float16, not 'float8'"),
+        ("models: {m: {blocks: 2, layers: [0], folder: a, behavior_reading: end}}", "behavior_reading must be one of full_text, beginning, not 'end'"),
+        ("models: {m: {blocks: 2, layers: [0], folder: a, max_rows: 0}}", "max_rows must be a whole number of 1 or more, not 0"),
+        ("models: {m: {blocks: 2, layers: [0], hub: {id: b, revision: main}}}", "revision must be the 40 digits of a commit"),
+        ("models: {m: {blocks: 2, layers: [0], hub: b}}", "hub must be a mapping"),
+        ("models: {m: {blocks: 2, layers: [0], folder: a, published: {threshold: best}}}", "model 'm', published: threshold must be one of"),
+        ("models: {m: null}", "model 'm': expected a mapping"),
+        ("protocol: printed", "protocol must be one of published, described, not 'printed'"),
+        ("device: tpu", "device must be one of cpu, cuda, not 'tpu'"),
+        ("threshold: best", "threshold must be one of median, midpoint, train, not 'best'"),
+        ("alpha_unit: sigma", "alpha_unit must be one of raw, separation, not 'sigma'"),
         ("models: [", "not valid YAML"),
     ],
 )
@@ -187,21 +206,175 @@ def test_models_come_in_the_presets_order():
     assert [spec.key for spec in select_models(SMOKE, ["tiny-gpt2"])] == ["tiny-gpt2"]
 
 
-def test_cuda_that_is_not_there_is_an_error(monkeypatch):
+@pytest.fixture
+def gpu(monkeypatch):
+    "Pretend that there are CUDA devices; the function sets how many GiB are free on each."
+
+    def free(*gibibytes):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gibibytes))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (gibibytes[number] << 30, 80 << 30))
+
+    return free
+
+
+# The published sizes of the paper's models; as large as they are, on the meta device they cost nothing.
+CONFIGS = {
+    "phi-3-mini-4k": Phi3Config(vocab_size=32064, hidden_size=3072, intermediate_size=8192, num_hidden_layers=32, num_attention_heads=32, dtype="bfloat16"),
+    "qwen2.5-7b": Qwen2Config(
+        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, dtype="bfloat16"
+    ),
+    "dolphin-llama-3.1-8b": LlamaConfig(
+        vocab_size=128258, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, dtype="bfloat16"
+    ),
+}
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    "A hub's cache that holds the configs of the paper's models, at the commit 0101... of main and at any pinned one, and no weights."
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for key, spec in PAPER.models.items():
+        folder = tmp_path / f"models--{spec.hub['id'].replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs/main").write_text("01" * 20)
+        for commit in {"01" * 20, spec.hub["revision"] or "01" * 20}:
+            CONFIGS[key].save_pretrained(folder / "snapshots" / commit)
+    monkeypatch.setattr(models, "_source", lambda spec: (tmp_path / f"models--{spec.hub['id'].replace('/', '--')}" / "snapshots" / hub_commit(spec), {}))
+    return tmp_path
+
+
+def test_cuda_that_is_not_there_is_an_error_before_anything_is_fetched(monkeypatch):
     "A silent fall back to the CPU would run for days."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="'cuda', but PyTorch sees no CUDA device"):
+    monkeypatch.setattr(models, "hf_hub_download", None)
+    monkeypatch.setattr(models, "_source", None)
+    with pytest.raises(ResourceError, match="'cuda', but PyTorch sees no CUDA device"):
         load_model(TINY, "cuda")
+    with pytest.raises(ResourceError, match="cannot run phi-3-mini-4k, qwen2.5-7b, dolphin-llama-3.1-8b") as caught:
+        check_resources(PAPER.models.values(), PAPER.device)
+    for way_out in ("load_in_4bit", "load_in_8bit", "max_rows", "PRESET=mini"):
+        assert way_out in str(caught.value)
 
 
-def test_hub_weights_are_loaded_from_a_pinned_revision_only():
-    paper = load_preset("paper")
-    unpinned = replace(paper.models["qwen2.5-7b"], hub={"id": "Qwen/Qwen2.5-7B-Instruct", "revision": None})
-    for use in (load_model, models.weights_identity):
-        with pytest.raises(PresetError, match="'qwen2.5-7b': weights need a pinned revision; copy a commit's 40 digits"):
-            use(unpinned)
-    pinned = models.weights_identity(paper.models["qwen2.5-7b"])
-    assert re.fullmatch(r"Qwen/Qwen2\.5-7B-Instruct@[0-9a-f]{40} float16", pinned)
+def test_the_paper_needs_as_much_memory_as_its_weights(hub_cache, gpu):
+    "3.8, 7.6 and 8.0 billion parameters of two bytes, in GiB, and two more to work in."
+    gpu(17)
+    check_resources(PAPER.models.values(), "cuda")
+    gpu(8)
+    message = shortage(PAPER.models.values(), "cuda")
+    needed = dict(re.findall(r"- (\S+): ([\d.]+) GiB of GPU memory for its float16 weights and a small batch, and 8.0 GiB are free", message))
+    assert needed == {"phi-3-mini-4k": "9.1", "qwen2.5-7b": "16.2", "dolphin-llama-3.1-8b": "17.0"}
+    assert "of weights to download" not in message
+
+
+@pytest.mark.parametrize("change, enough", [({}, False), ({"load_in_8bit": True}, False), ({"load_in_4bit": True}, True), ({"device_map": "auto"}, True)])
+def test_ways_out_of_a_gpu_that_is_too_small(hub_cache, gpu, monkeypatch, change, enough):
+    "Two GPUs of 9 GiB: one holds no more than the model at 4 bits, both together hold it as it is."
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: True)
+    gpu(9, 9)
+    assert (shortage([replace(PAPER.models["qwen2.5-7b"], **change)], "cuda") == "") is enough
+
+
+def test_a_disk_without_room_is_named_and_what_is_there_is_not_asked_for_again(hub_cache, gpu, monkeypatch):
+    monkeypatch.setattr(models.shutil, "disk_usage", lambda folder: SimpleNamespace(free=20 << 30))
+    gpu(40)
+    assert "- 36.3 GiB of weights to download into" in shortage(PAPER.models.values(), "cuda")
+    for key in ("phi-3-mini-4k", "qwen2.5-7b"):
+        spec = PAPER.models[key]
+        snapshot = hub_cache / f"models--{spec.hub['id'].replace('/', '--')}" / "snapshots" / hub_commit(spec)
+        with open(snapshot / "model.safetensors", "wb") as file:
+            file.truncate(15 << 30)  # a sparse file
+    assert shortage(PAPER.models.values(), "cuda") == ""
+
+
+def test_packing_without_bitsandbytes_comes_with_the_command_that_installs_it(tmp_path, llama, monkeypatch):
+    llama.save_pretrained(tmp_path)
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path), load_in_8bit=True)
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ResourceError, match="'local' needs bitsandbytes: pip install"):
+        load_model(spec)
+
+
+def test_a_commit_that_no_preset_names_stays_the_one_in_the_cache(hub_cache):
+    "Results of another commit are kept under another name, and the manifest says which it was."
+    dolphin, phi = PAPER.models["dolphin-llama-3.1-8b"], PAPER.models["phi-3-mini-4k"]
+    assert weights_identity(dolphin) == f"cognitivecomputations/dolphin-2.9.4-llama3.1-8b@{'01' * 20} float16"
+    before = activation_keys(dolphin, ["A text."])
+    moved = hub_cache / "models--cognitivecomputations--dolphin-2.9.4-llama3.1-8b"
+    CONFIGS["dolphin-llama-3.1-8b"].save_pretrained(moved / "snapshots" / ("02" * 20))
+    (moved / "refs/main").write_text("02" * 20)
+    assert "@0202" in weights_identity(dolphin)
+    assert activation_keys(dolphin, ["A text."]) != before
+    assert weights_identity(phi) == "microsoft/Phi-3-mini-4k-instruct@0a67737cc96d2554230f90338b163bc6380a2a85 float16"
+
+
+def test_the_newest_commit_is_asked_for_once(tmp_path, monkeypatch):
+    dolphin, asked = PAPER.models["dolphin-llama-3.1-8b"], []
+
+    def download(name, file):
+        folder = tmp_path / f"models--{name.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs/main").write_text("03" * 20)
+        CONFIGS["dolphin-llama-3.1-8b"].save_pretrained(folder / "snapshots" / ("03" * 20))
+        asked.append((name, file))
+        return str(folder / "snapshots" / ("03" * 20) / file)
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(models, "hf_hub_download", download)
+    assert [hub_commit(dolphin) for _ in range(3)] == ["03" * 20] * 3
+    assert asked == [("cognitivecomputations/dolphin-2.9.4-llama3.1-8b", "config.json")]
+
+
+def test_a_hub_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    def offline(name, file):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(models, "hf_hub_download", offline)
+    with pytest.raises(ConnectionError, match="'dolphin-llama-3.1-8b': no copy of cognitivecomputations/dolphin.*the hub does not answer"):
+        hub_commit(PAPER.models["dolphin-llama-3.1-8b"])
+
+
+def test_the_paper_follows_either_protocol(tmp_path):
+    "Where the protocol's page and the text differ: layer convention, threshold, and what is read of a completion."
+    described = tmp_path / "described.yaml"
+    described.write_text(Path(PAPER.path).read_text().replace("protocol: published", "protocol: described"))
+    fields = ("layers", "layer_convention", "threshold", "behavior_reading")
+    found = {
+        preset.protocol: {key: tuple(getattr(spec, name) for name in fields) for key, spec in preset.models.items()}
+        for preset in (PAPER, load_preset(described))
+    }
+    five = [8, 12, 16, 20, 24]
+    assert found["published"] == {
+        "phi-3-mini-4k": (five, "block", "median", "full_text"),
+        "qwen2.5-7b": (five, "hidden_state", "midpoint", "beginning"),
+        "dolphin-llama-3.1-8b": ([*five, 28], "hidden_state", "midpoint", "beginning"),
+    }
+    assert list(found["described"].values()) == [(five, "block", "train", "full_text")] * 3
+
+
+def test_the_papers_sweep_has_its_276_conditions():
+    scenarios = 3
+    assert PAPER.scenarios == ["food_delivery", "the_listener", "the_protector"]
+    assert sum(len(spec.steering_layers) * len(spec.alphas) * scenarios for spec in PAPER.models.values()) == 276
+    assert {spec.dtype for spec in PAPER.models.values()} == {"float16"} and not any(spec.chat_template for spec in PAPER.models.values())
+
+
+def test_the_threshold_rules_are_those_of_the_metrics():
+    assert models.THRESHOLDS == metrics.THRESHOLD_RULES
+
+
+def test_a_model_loads_through_accelerate(tmp_path, llama):
+    "`device_map: auto` where there are no GPUs at all."
+    llama.save_pretrained(tmp_path)
+    models.byte_tokenizer().save_pretrained(tmp_path)
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path), device_map="auto")
+    model, _ = load_model(spec)
+    assert input_device(model) == torch.device("cpu")
+    assert torch.equal(model.lm_head.weight, llama.lm_head.weight)
 
 
 def test_a_model_that_is_only_released_data_cannot_be_loaded():

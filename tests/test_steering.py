@@ -11,11 +11,14 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
+from conftest import FAMILIES
 
 from empathy_probes import steering
+from empathy_probes.activations import extract
 from empathy_probes.concepts import load_concept
 from empathy_probes.hooks import add_vectors, project_out, read_residual, steer
-from empathy_probes.models import byte_tokenizer, find_blocks, load_model, load_preset, random_model
+from empathy_probes.models import byte_tokenizer, empty_model, find_blocks, load_model, load_preset, loaded_bytes, random_model
 from empathy_probes.steering import (
     FolderInUse,
     copy_rows,
@@ -35,20 +38,6 @@ from empathy_probes.steering import (
 )
 
 WIDTH, LAYER = 32, 1
-COMMON = dict(hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4)
-GROUPED = dict(COMMON, num_key_value_heads=2)
-FAMILIES = {
-    "llama": GROUPED,
-    "mistral": dict(GROUPED, sliding_window=9),
-    "qwen2": GROUPED,
-    "qwen3": dict(GROUPED, head_dim=8),
-    "phi3": GROUPED,
-    "gemma2": dict(GROUPED, head_dim=8, sliding_window=9),
-    "gemma3_text": dict(GROUPED, head_dim=8, sliding_window=9, layer_types=["sliding_attention", "full_attention"] * 2),
-    "gpt2": dict(n_embd=WIDTH, n_layer=4, n_head=4, n_positions=256),
-    "gpt_neox": COMMON,
-    "opt": dict(hidden_size=WIDTH, ffn_dim=64, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=256, word_embed_proj_dim=WIDTH),
-}
 PROMPT = byte_tokenizer()("You are at the well. What do you do?")["input_ids"]  # longer than the sliding windows
 PUSHES = torch.tensor(np.outer([-6.0, 0.0, 6.0], random_direction(WIDTH, "test")), dtype=torch.float32)
 
@@ -60,17 +49,17 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def llama():
-    return random_model("llama", GROUPED)
+    return random_model("llama", FAMILIES["llama"])
 
 
 def uniform_numbers(rows: int, steps: int = 10) -> torch.Tensor:
     return torch.tensor(np.random.default_rng(5).random((rows, steps)))
 
 
-def sample(model, doses, uniforms, temperature=1.0, end_ids=()):
+def sample(model, doses, uniforms, temperature=1.0, end_ids=(), pushes=PUSHES):
     "Steered texts with an ending: tokens, the cache afterwards, and where each text is in it."
-    cache = copy_rows(read_prompt(model, PROMPT, LAYER, PUSHES), doses, len(PROMPT) - 1, room=uniforms.shape[1])
-    texts, places = sample_tokens(model, cache, PROMPT[-1], LAYER, PUSHES[doses], uniforms, temperature, set(end_ids))
+    cache = copy_rows(read_prompt(model, PROMPT, LAYER, pushes), doses, len(PROMPT) - 1, room=uniforms.shape[1])
+    texts, places = sample_tokens(model, cache, PROMPT[-1], LAYER, pushes[doses], uniforms, temperature, set(end_ids))
     return texts, cache, places
 
 
@@ -86,12 +75,12 @@ def without_cache(model, push, uniforms, temperature=1.0):
 
 
 def test_a_batch_equals_its_rows_and_the_model_without_cache(model):
-    doses, uniforms = [0, 0, 1, 2, 2], uniform_numbers(5)
+    doses, uniforms = [0, 1, 2, 2], uniform_numbers(4, steps=6)
     texts, _, _ = sample(model, doses, uniforms)
     for row, dose in enumerate(doses):
         assert sample(model, [dose], uniforms[row : row + 1])[0] == [texts[row]]
         assert without_cache(model, PUSHES[dose], uniforms[row]) == texts[row]
-    assert len(set(map(tuple, texts))) == 5
+    assert len(set(map(tuple, texts))) == 4
 
 
 def test_each_alpha_reads_the_prompt_once_and_ended_rows_stop_costing(llama):
@@ -128,13 +117,13 @@ def test_new_tokens_are_steered_too(model):
         moved.append(tuple(hidden.shape[:2]))
 
     ids = torch.tensor([PROMPT, PROMPT])
-    options = dict(attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, eos_token_id=None)
+    options = dict(attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None)
     with steer(model, LAYER, PUSHES[2], [1.0, -1.0]):
         handle = find_blocks(model)[LAYER].register_forward_hook(watch)
         steered = model.generate(ids, **options)[:, len(PROMPT) :].tolist()
         handle.remove()
-    assert moved == [(2, len(PROMPT))] + [(2, 1)] * 7
-    expected = [without_cache(model, push, torch.zeros(8), temperature=0) for push in (PUSHES[2], -PUSHES[2])]
+    assert moved == [(2, len(PROMPT))] + [(2, 1)] * 4
+    expected = [without_cache(model, push, torch.zeros(5), temperature=0) for push in (PUSHES[2], -PUSHES[2])]
     assert steered == expected
 
 
@@ -152,7 +141,7 @@ def test_left_padding_changes_nothing(model):
     texts = [PROMPT, PROMPT[:11]]
     padded = torch.tensor([PROMPT, [0] * (len(PROMPT) - 11) + PROMPT[:11]])
     mask = torch.tensor([[1] * len(PROMPT), [0] * (len(PROMPT) - 11) + [1] * 11])
-    options = dict(max_new_tokens=8, do_sample=False, eos_token_id=None)
+    options = dict(max_new_tokens=5, do_sample=False, eos_token_id=None)
     with steer(model, LAYER, PUSHES[2], [1.0, -1.0]):
         together = model.generate(padded, attention_mask=mask, **options)[:, len(PROMPT) :].tolist()
     for row, alpha in enumerate([1.0, -1.0]):
@@ -214,7 +203,7 @@ def test_the_cache_is_never_reallocated(model):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_half_precision(dtype):
-    model = random_model("llama", GROUPED).to(dtype)
+    model = random_model("llama", FAMILIES["llama"]).to(dtype)
     texts, cache, _ = sample(model, [0, 1, 2], uniform_numbers(3))
     assert cache.layers[0].all_keys.dtype == dtype and all(len(text) == 10 for text in texts)
     with torch.inference_mode(), steer(model, LAYER, PUSHES[2], [0.0]):
@@ -222,16 +211,53 @@ def test_half_precision_stays_half_precision(dtype):
     assert steered.dtype == dtype
 
 
-@pytest.mark.skipif(not (importlib.util.find_spec("bitsandbytes") and torch.cuda.is_available()), reason="needs bitsandbytes and a CUDA device")
-def test_four_bit(tmp_path):
-    random_model("llama", GROUPED).save_pretrained(tmp_path)
+@pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="needs bitsandbytes: pip install -e '.[cuda]' (it runs on a CPU, too)")
+@pytest.mark.parametrize("packing, dtype", [("load_in_4bit", torch.uint8), ("load_in_8bit", torch.int8)])
+def test_packed_weights_are_read_and_steered(tmp_path, packing, dtype):
+    width = 64  # bitsandbytes packs 64 numbers at a time
+    random_model("llama", FAMILIES["llama"] | {"hidden_size": width}).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
-    spec = dataclasses.replace(SPEC, random=None, folder=str(tmp_path), four_bit=True, dtype="bfloat16", chat_template=False)
-    model, _ = load_model(spec, "cuda")
-    pushes = PUSHES.to(model.device)
-    cache = copy_rows(read_prompt(model, PROMPT, LAYER, pushes), [0, 1, 2], len(PROMPT) - 1, room=10)
-    texts, _ = sample_tokens(model, cache, PROMPT[-1], LAYER, pushes, uniform_numbers(3).cuda(), 1.0, set())
-    assert all(len(text) == 10 for text in texts)
+    spec = dataclasses.replace(SPEC, random=None, folder=str(tmp_path), blocks=4, layers=[LAYER], dtype="float16", **{packing: True})
+    model, tokenizer = load_model(spec)
+    assert find_blocks(model)[LAYER].mlp.up_proj.weight.dtype == dtype
+    assert loaded_bytes(spec, empty_model(spec)) == pytest.approx(model.get_memory_footprint(), rel=0.001)
+
+    ids = torch.tensor([PROMPT])
+    with torch.inference_mode():
+        states = model(ids, output_hidden_states=True).hidden_states[LAYER + 1][0].float().mean(dim=0)
+    read = extract(model, tokenizer, [tokenizer.decode(PROMPT), "A longer text, so that the other one is padded."], [LAYER])
+    np.testing.assert_allclose(read[0, 0], states, atol=1e-3)
+
+    pushes = torch.tensor(np.outer([-6.0, 0.0, 6.0], random_direction(width, "test")), dtype=torch.float32)
+    doses, uniforms = [0, 1, 2], uniform_numbers(3, steps=6)
+    texts, _, _ = sample(model, doses, uniforms, pushes=pushes)
+    assert texts == [without_cache(model, pushes[dose], uniforms[row]) for row, dose in enumerate(doses)]
+    assert len(set(map(tuple, texts))) == 3
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_model_that_is_spread_over_devices_has_no_device_of_its_own(kind, monkeypatch):
+    "On one machine without GPUs every block is on the CPU, but each with accelerate's hooks around it, and `model.device` is of no use."
+    model = random_model(kind, FAMILIES[kind])
+    texts, uniforms = ["One text.", "Another one, which is longer."], uniform_numbers(3, steps=6)
+
+    def read_and_steer(model):
+        read = extract(model, byte_tokenizer(), texts, [0, LAYER, 2])
+        steered, cache, places = sample(model, [0, 1, 2], uniforms)
+        odds = log_odds(model, cache, places, PROMPT, steered, LAYER, PUSHES, {"positive": PROMPT[:4], "negative": PROMPT[4:9]})
+        return read, steered, odds, perplexities(model, PROMPT, steered)
+
+    expected = read_and_steer(model)
+    decoder = next(name for name, module in model.named_children() if module is model.get_decoder())
+    blocks = next(name for name, module in model.get_decoder().named_children() if module is find_blocks(model))
+    others = [f"{decoder}.{name}" for name, _ in model.get_decoder().named_children() if name != blocks]
+    places = [*others, *[f"{decoder}.{blocks}.{number}" for number in range(4)], "lm_head"]
+    spread = dispatch_model(model, dict.fromkeys(places, "cpu"), force_hooks=True, skip_keys=model._skip_keys_device_placement)
+    assert all(hasattr(block, "_hf_hook") for block in find_blocks(spread))
+    monkeypatch.setattr(type(model), "device", property(lambda self: torch.device("meta")))
+    found = read_and_steer(spread)
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1:] == expected[1:]
 
 
 def test_noise_follows_the_distribution(llama):
