@@ -230,6 +230,6 @@ def token_norms(
     norms = []
     for ids in tokenize(tokenizer, texts, max_tokens):
         with read_residual(model, layers, lambda hidden: hidden[0].float().norm(dim=-1)) as residual:
-            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-        norms.append(torch.stack([residual[layer] for layer in layers]).cpu().numpy())
+            model(input_ids=torch.tensor([ids], device=input_device(model)), use_cache=False)
+        norms.append(torch.stack([residual[layer].cpu() for layer in layers]).numpy())
     return norms
