@@ -28,6 +28,7 @@ import pooch
 import torch
 import yaml
 from filelock import FileLock
+from gguf import GGUFReader
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -357,10 +358,16 @@ def _convert(parts: list[Path], folder: Path, sha256: str) -> None:
     join_checked(parts, gguf, sha256)
     unpack = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name, dtype=torch.float32, quantization_config=unpack)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name, add_bos_token=_begins_with_bos(gguf))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     gguf.unlink()
+
+
+def _begins_with_bos(gguf: Path) -> bool:
+    "Whether the file says that texts begin with the beginning-of-text token; transformers does not read that."
+    field = GGUFReader(gguf).fields.get("tokenizer.ggml.add_bos_token")
+    return bool(field.contents()) if field else False
 
 # %% ../nbs/01_models.ipynb #6fcb9247
 def byte_tokenizer() -> PreTrainedTokenizerFast:
