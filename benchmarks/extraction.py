@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from measure import matmul_rate, measure
 
-from empathy_probes.activations import extract, tokenize
-from empathy_probes.concepts import load_concept
-from empathy_probes.models import block_indices, find_blocks, load_model, load_preset
+from empathy_probes.method.activations import extract, tokenize
+from empathy_probes.method.residual_stream import find_blocks
+from empathy_probes.machine.concepts import load_concept
+from empathy_probes.machine.models import load_model
+from empathy_probes.machine.presets import block_indices, load_preset
 
 
 @torch.inference_mode()

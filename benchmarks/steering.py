@@ -9,10 +9,13 @@ import torch
 from measure import matmul_rate, measure
 from steering_vectors import SteeringVector
 
-from empathy_probes.concepts import load_concept
-from empathy_probes.hooks import steer
-from empathy_probes.models import find_blocks, load_model, load_preset
-from empathy_probes.steering import copy_rows, encode_prompt, random_direction, read_prompt, sample_tokens
+from empathy_probes.method.directions import random_direction
+from empathy_probes.method.residual_stream import find_blocks
+from empathy_probes.method.steering import encode_prompt, steer
+from empathy_probes.machine.concepts import load_concept
+from empathy_probes.machine.generation import copy_rows, read_prompt, sample_tokens
+from empathy_probes.machine.models import load_model
+from empathy_probes.machine.presets import load_preset
 
 ALPHAS, SAMPLES, TOKENS, LAYER = [-20, -10, -5, -3, 0, 3, 5, 10, 20], 5, 60, 15
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from empathy_probes.concepts import load_concept
-from empathy_probes.models import byte_tokenizer, load_model, load_preset, random_model
-from empathy_probes.published import load_released
-from empathy_probes.scoring import score_samples
+from empathy_probes.method.scoring import score_samples
+from empathy_probes.machine.concepts import load_concept
+from empathy_probes.machine.models import load_model
+from empathy_probes.machine.presets import load_preset
+from empathy_probes.machine.weights import byte_tokenizer, random_model
+from empathy_probes.evidence.published import load_released
 
 torch.set_num_threads(1)  # more only slow tiny models down, and all of them on a busy machine: twentyfold
 
@@ -81,4 +83,4 @@ def released(released_folder):
 def scored(released):
     "The released samples, scored with the word lists of the paper's scripts."
     lexicon = load_concept("empathy").lexicon
-    return score_samples(released["samples"], lexicon.positive, lexicon.negative, lexicon.score_positive, lexicon.score_negative)
+    return score_samples(released["samples"], lexicon)

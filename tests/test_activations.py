@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from empathy_probes import activations as module
-from empathy_probes import models
-from empathy_probes.activations import activations, add_to_store, extract, load_store
-from empathy_probes.models import ModelSpec, load_model, load_preset, random_model, weights_identity
+from empathy_probes.method.activations import extract
+from empathy_probes.machine.models import load_model
+from empathy_probes.machine.presets import ModelSpec, load_preset
+from empathy_probes.machine.tensor_store import activations, add_to_store, load_store
+from empathy_probes.machine.weights import random_model, weights_identity
+from MISSING import models
 
 SMOKE = load_preset("smoke")
 SPEC = SMOKE.models["tiny-llama"]

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empathy_probes.claims import (
-    NUMBER, alpha_in_separations, baseline_scores, claims_summary, claims_table, read_claims, recompute, success_bounds,
-)
-from empathy_probes.concepts import load_concept
-from empathy_probes.published import DOLPHIN, PHI, QWEN, paper_values
-from empathy_probes.scoring import rates, shuffled_success, success
+from empathy_probes.method.scoring import rates, success
+from empathy_probes.machine.concepts import load_concept
+from empathy_probes.evidence.claims import claims_summary, claims_table, recompute
+from empathy_probes.evidence.published import DOLPHIN, PHI, QWEN, paper_values
+from empathy_probes.evidence.recomputed import alpha_in_separations, baseline_scores
+from empathy_probes.evidence.steering_uncertainty import shuffled_success
+from empathy_probes.evidence.verdicts import NUMBER, read_claims, success_bounds
 
 PAPER = Path(os.environ.get("PAPER", Path(__file__).resolve().parents[2] / "shared/paper/paper.txt"))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import empathy_probes
-from empathy_probes.concepts import ConceptError, load_concept
+from empathy_probes.machine.concepts import ConceptError, load_concept
 
 CONCEPT = load_concept("empathy")
 REGISTER = load_concept("register")

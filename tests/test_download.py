@@ -10,11 +10,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from empathy_probes import published
-from empathy_probes.concepts import load_concept
-from empathy_probes.models import load_preset
-from empathy_probes.published import RELEASED_FILES, ReleasedDataError, check_released, fetch_released, open_concept, release, released_cosines, released_sha256
-from empathy_probes.study import open_study
+from empathy_probes.machine.concepts import load_concept
+from empathy_probes.machine.presets import load_preset
+from empathy_probes.machine.released import ReleasedDataError, check_released, fetch_released, open_concept, release
+from empathy_probes.machine.released import released_sha256
+from empathy_probes.machine.study import open_study
+from empathy_probes.evidence.published import RELEASED_FILES, released_cosines
+from MISSING import published
 
 FILES = {"data/a.json": b"[1, 2]", "results/b.npy": b"\x93NUMPY"}
 SCRIPT = b"def cases():\n    cases = [{'place': 'inn', 'points': 2}]  # no file of the repository\n    return cases\n"

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 from transformers import CLIPVisionConfig, Gemma3Config, Gemma3ForConditionalGeneration, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from empathy_probes.activations import extract
-from empathy_probes.hooks import pool_tokens, read_residual
-from empathy_probes.models import POOLINGS, find_blocks
+from empathy_probes.method.activations import POOLINGS, extract, pool_tokens
+from empathy_probes.method.residual_stream import find_blocks, read_residual
 
 TEXTS = ["A text of medium length.", "short", "The longest text of all stands third, far from either end of its class.", "Zwölf Boxkämpfer", "ab"]
 LAST = 3  # of the four blocks that each model has

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empathy_probes import figures, tables
-from empathy_probes.concepts import load_concept
-from empathy_probes.metrics import compare_with_null
-from empathy_probes.published import PHI, beside, paper_table, paper_tolerance, released_behaviour, released_samples
-from empathy_probes.scoring import CELL, change_from_zero, rates, score_samples
+from empathy_probes.method.scoring import SETTING, change_from_zero, rates, score_samples
+from empathy_probes.machine.concepts import load_concept
+from empathy_probes.evidence.published import PHI, compare_with_paper, paper_table, paper_tolerance
+from empathy_probes.evidence.published import released_behaviour, released_samples
+from empathy_probes.evidence.uncertainty import compare_with_null
+from MISSING import figures, tables
 
 FOLDER = Path(os.environ.get("PUBLISHED", Path(__file__).resolve().parents[2] / "shared/published"))
 
@@ -40,7 +41,7 @@ def drawn(keys: list[str]) -> dict:
     completions = completions.assign(layer=12, projection=rng.normal(-1000, 100, len(completions)))
     sweep = pd.DataFrame(
         product(keys, [12, 16, 20, 24], SCENARIOS, ["probe", "random"], [-20.0, -10.0, 0.0, 10.0, 20.0]),
-        columns=[*CELL, "direction", "alpha"],
+        columns=[*SETTING, "direction", "alpha"],
     )
     sweep = sweep.assign(score_mean=rng.uniform(0, 1, len(sweep)), score_sd=0.3, n=5)
     sweep = sweep[(sweep.direction == "probe") | (sweep.alpha != 0)]
@@ -49,15 +50,15 @@ def drawn(keys: list[str]) -> dict:
     listener = listener.assign(delta=change_from_zero(listener, "score_mean"))
     steered = detection[detection.layer > 8].assign(success_rate=0.8, low=0.5, high=0.95)
     return {
-        "figure1": figures.figure1(detection, ALL_MODELS, paper=detection[detection.model == keys[0]]),
-        "figure2": figures.figure2(nulls, pd.DataFrame(probes), ALL_MODELS),
-        "figure3": figures.figure3(ablation, ALL_MODELS),
-        "figure4": figures.figure4(detection, ALL_MODELS),
-        "figure5": figures.figure5(completions, ALL_MODELS),
-        "figure6": figures.figure6(one_layer, ALL_MODELS, "separation"),
-        "figure7": figures.figure7(one_layer[one_layer.alpha == 0], ALL_MODELS),
-        "figure8": figures.figure8(listener[listener.layer == 12], ALL_MODELS, "separation", slope=0.02),
-        "figure9": figures.figure9(listener, ALL_MODELS, "separation"),
+        "figure1": figures.auroc_by_depth(detection, ALL_MODELS, paper=detection[detection.model == keys[0]]),
+        "figure2": figures.auroc_against_chance(nulls, pd.DataFrame(probes), ALL_MODELS),
+        "figure3": figures.keyword_ablation(ablation, ALL_MODELS),
+        "figure4": figures.detection_by_model(detection, ALL_MODELS),
+        "figure5": figures.projection_against_rating(completions, ALL_MODELS),
+        "figure6": figures.dose_response(one_layer, ALL_MODELS, "separation"),
+        "figure7": figures.unsteered_scores(one_layer[one_layer.alpha == 0], ALL_MODELS),
+        "figure8": figures.score_change(listener[listener.layer == 12], ALL_MODELS, "separation", slope=0.02),
+        "figure9": figures.dose_response_by_layer(listener, ALL_MODELS, "separation"),
         "detection_steering": figures.detection_steering(steered, ALL_MODELS),
     }
 
@@ -76,9 +77,9 @@ import sys
 import pandas as pd
 from empathy_probes.figures import figure1, figure5, save_figure
 data = pd.DataFrame({"model": "m", "depth": [0.2, 0.4], "auroc": [0.9, 1.0], "n": 30})
-save_figure(figure1(data, {"m": "M"}), data, sys.argv[1], "figure1")
+save_figure(auroc_by_depth(data, {"m": "M"}), data, sys.argv[1], "figure1")
 data = pd.DataFrame({"model": "m", "layer": 1, "score": [0, 1, 2, 2], "projection": [0.1, 0.2, 0.5, 1 / 3]})
-save_figure(figure5(data, {"m": "M"}), data, sys.argv[1], "figure5")
+save_figure(projection_against_rating(data, {"m": "M"}), data, sys.argv[1], "figure5")
 """
 
 
@@ -95,7 +96,7 @@ def test_another_process_writes_the_same_bytes(tmp_path):
 def test_settings_of_the_reader_change_nothing():
     data = pd.DataFrame({"model": "m", "depth": [0.2, 0.4], "auroc": [0.9, 1.0], "n": 30})
     with figures.plt.rc_context({"font.size": 20, "axes.labelsize": 20, "figure.dpi": 300}):
-        figure = figures.figure1(data, {"m": "M"})
+        figure = figures.auroc_by_depth(data, {"m": "M"})
     sizes = {text.get_fontsize() for text in figure.findobj(matplotlib.text.Text) if text.get_text()}
     assert sizes == {8.0}
     assert not figures.plt.get_fignums()
@@ -119,21 +120,21 @@ def test_table2_of_the_released_projections(folder):
     ours = tables.table2(PHI, 8, chosen.projection, chosen.score)
     printed = paper_table("table2")
     columns = [column for column in printed if column != "model"]
-    compared = beside(ours, printed, ["model"], columns, paper_tolerance("table2"))
+    compared = compare_with_paper(ours, printed, ["model"], columns, paper_tolerance("table2"))
     assert compared[[f"{column}_agree" for column in columns]].all(axis=None)
     assert list(ours)[: len(columns) + 1] == list(printed)
 
 
 def test_table3_of_the_released_samples(folder):
     lexicon = load_concept("empathy").lexicon
-    scored = score_samples(released_samples(folder), lexicon.positive, lexicon.negative, lexicon.score_positive, lexicon.score_negative)
+    scored = score_samples(released_samples(folder), lexicon)
     ours = tables.table3(rates(scored))
     printed = paper_table("table3")
-    compared = beside(ours, printed, CELL, ["success_rate"], paper_tolerance("table3"))
+    compared = compare_with_paper(ours, printed, SETTING, ["success_rate"], paper_tolerance("table3"))
     assert compared.success_rate_agree.sum() == len(printed) == 18
     assert list(ours)[:5] == list(printed)
     assert (ours.success_strict <= ours.success_rate).all()
     assert set(tables.TABLE3_COLUMNS) <= set(ours)
     examples = tables.table4(scored, "the_protector")
     assert examples.alpha.tolist() == [-10, 10]
-    assert examples.concept_score.tolist() == [0, 1]
+    assert examples.word_score.tolist() == [0, 1]

@@ -7,9 +7,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from empathy_probes.concepts import labelled_texts, load_concept
-from empathy_probes.lexical import count_keywords, tfidf_scores
-from empathy_probes.metrics import auroc
+from empathy_probes.method.detection import auroc
+from empathy_probes.method.texts import labelled_texts
+from empathy_probes.machine.concepts import load_concept
+from empathy_probes.evidence.words import count_keywords, tfidf_scores
 from test_concept import BANNED, SCENARIOS, words
 
 CONCEPT = load_concept("empathy")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from empathy_probes import lexical
+from MISSING import lexical
 
 
 @pytest.mark.parametrize(

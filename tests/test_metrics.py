@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from empathy_probes import metrics
+from MISSING import metrics
 
 
 @pytest.mark.parametrize("seed", range(20))

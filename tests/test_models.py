@@ -19,16 +19,18 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from sklearn.metrics import roc_auc_score
 from transformers import LlamaConfig, Phi3Config, Qwen2Config
 
-from empathy_probes import metrics, models
-from empathy_probes.activations import activation_keys, extract, extract_batches
-from empathy_probes.concepts import labelled_texts, load_concept
-from empathy_probes.hooks import pool_tokens
-from empathy_probes.metrics import auroc
-from empathy_probes.models import (
-    ModelSpec, PresetError, ResourceError, check_resources, converted_folder, hub_commit, input_device, load_model, load_preset, model_spec,
-    select_models, shortage, weights_identity,
-)
-from empathy_probes.probes import fit_layers, project
+from empathy_probes.method.activations import extract, extract_batches, pool_tokens
+from empathy_probes.method.detection import auroc
+from empathy_probes.method.directions import fit_layers, project
+from empathy_probes.method.residual_stream import input_device
+from empathy_probes.method.texts import labelled_texts
+from empathy_probes.machine.concepts import load_concept
+from empathy_probes.machine.models import load_model
+from empathy_probes.machine.presets import ModelSpec, PresetError, load_preset, model_spec, select_models
+from empathy_probes.machine.resources import ResourceError, check_resources, shortage
+from empathy_probes.machine.tensor_store import activation_keys
+from empathy_probes.machine.weights import converted_folder, hub_commit, weights_identity
+from MISSING import metrics, models
 
 PARTS = [b"first half, ", b"second half"]
 EMBEDDED = ModelSpec(
@@ -364,7 +366,7 @@ def test_the_papers_sweep_has_its_276_conditions():
 
 
 def test_the_threshold_rules_are_those_of_the_metrics():
-    assert models.THRESHOLDS == metrics.THRESHOLD_RULES
+    assert models.THRESHOLD_RULES == metrics.THRESHOLD_RULES
 
 
 def test_a_model_loads_through_accelerate(tmp_path, llama):

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from empathy_probes.concepts import ConceptError, load_concept, read_pairs
-from empathy_probes.models import byte_tokenizer, random_model
-from empathy_probes.pairs import WRITING, Answer, ModelCallFailed, NoUsableAnswer, api_model, fault, local_model, make_pairs
+from empathy_probes.machine.concepts import ConceptError, load_concept, read_pairs
+from empathy_probes.machine.pairs import WRITING, Answer, ModelCallFailed, NoUsableAnswer, api_model, fault
+from empathy_probes.machine.pairs import local_model, make_pairs
+from empathy_probes.machine.weights import byte_tokenizer, random_model
 
 from conftest import FAMILIES
 

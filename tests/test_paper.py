@@ -4,7 +4,7 @@ import pytest
 import yaml
 from test_sections import SECTIONS, papermill
 
-from empathy_probes.models import load_preset
+from empathy_probes.machine.presets import load_preset
 
 PAPER = load_preset("paper")
 

@@ -1,10 +1,9 @@
 "The paper's numbers against its released data, which are looked for in $PUBLISHED, or in ../shared/published beside this repository."
 import pytest
 
-from empathy_probes.published import (
-    CELL, DOLPHIN, PHI, QWEN, beside, empty_outputs, load_released, paper_table, paper_tolerance, paper_values,
-)
-from empathy_probes.scoring import rates, success
+from empathy_probes.method.scoring import SETTING, rates, success
+from empathy_probes.evidence.published import DOLPHIN, PHI, QWEN, compare_with_paper, empty_outputs, load_released
+from empathy_probes.evidence.published import paper_table, paper_tolerance, paper_values
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +23,11 @@ def test_a_folder_without_the_files_is_refused(tmp_path):
 
 def test_beside_keeps_our_rows_in_order_and_survives_an_empty_table():
     paper = paper_table("table3")
-    ours = paper.iloc[::-1][[*CELL, "success_rate"]]
-    compared = beside(ours, paper, CELL, ["success_rate"])
+    ours = paper.iloc[::-1][[*SETTING, "success_rate"]]
+    compared = compare_with_paper(ours, paper, SETTING, ["success_rate"])
     assert compared.layer.tolist() == ours.layer.tolist()
     assert compared.success_rate_agree.all()
-    assert beside(ours.iloc[:0], paper, CELL, ["success_rate"]).empty
+    assert compare_with_paper(ours.iloc[:0], paper, SETTING, ["success_rate"]).empty
 
 
 def test_1380_samples_in_276_conditions_and_30_cells(scored, conditions):
@@ -40,7 +39,7 @@ def test_1380_samples_in_276_conditions_and_30_cells(scored, conditions):
 
 def test_table3_success_rates_exactly(conditions):
     ours = success(conditions)
-    compared = beside(ours, paper_table("table3"), CELL, ["success_rate"], paper_tolerance("table3"))
+    compared = compare_with_paper(ours, paper_table("table3"), SETTING, ["success_rate"], paper_tolerance("table3"))
     assert compared.success_rate_agree.count() == 18
     assert compared.success_rate_agree.sum() == 18
 
@@ -50,7 +49,7 @@ def test_table3_coherence_differs_for_every_dolphin_cell(conditions):
     dolphin = ours[ours.model == DOLPHIN].set_index("layer")
     assert (100 * dolphin.coherence[12]).round(1).tolist() == [42.9, 34.3, 60.0]
     assert (100 * dolphin.coherence[16]).round(1).tolist() == [54.3, 54.3, 71.4]
-    compared = beside(ours, paper_table("table3"), CELL, ["coherence"], paper_tolerance("table3"))
+    compared = compare_with_paper(ours, paper_table("table3"), SETTING, ["coherence"], paper_tolerance("table3"))
     assert not compared[compared.model == DOLPHIN].coherence_agree.any()
 
 
@@ -74,7 +73,7 @@ def test_dolphin_is_as_often_empty_at_zero_as_below(conditions):
 def test_table1_against_the_released_figures(released):
     on = ["model", "layer"]
     columns = [column for column in paper_table("table1") if column not in on]
-    compared = beside(released["detection"], paper_table("table1"), on, columns, paper_tolerance("table1"))
+    compared = compare_with_paper(released["detection"], paper_table("table1"), on, columns, paper_tolerance("table1"))
     sd = compared.groupby("model")[["std_positive_agree", "std_negative_agree"]].sum().sum(axis=1)
     assert sd.to_dict() == {PHI: 10, QWEN: 0, DOLPHIN: 4}
     differing = compared[(compared.model == DOLPHIN) & ~compared.std_positive_agree.fillna(True)]

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from empathy_probes.activations import extract_batches
-from empathy_probes.concepts import labelled_texts, load_concept
-from empathy_probes.metrics import auroc
-from empathy_probes.models import POOLINGS
-from empathy_probes.probes import fit_layers, project
+from empathy_probes.method.activations import POOLINGS, extract_batches
+from empathy_probes.method.detection import auroc
+from empathy_probes.method.directions import fit_layers, project
+from empathy_probes.method.texts import labelled_texts
+from empathy_probes.machine.concepts import load_concept
 
 BLOCKS = [11, 15]  # hidden_states 12 and 16, which the first token spoils
 EXPECTED = {"mean": [0.804, 0.942], "mean_without_first": [0.996, 0.996]}

@@ -3,7 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empathy_probes.scoring import CELL, DEFINITIONS, change_from_zero, outcomes, rates, score_samples, success
+from empathy_probes.method.scoring import DEFINITIONS, SETTING, change_from_zero, outcomes, rates, score_samples
+from empathy_probes.method.scoring import success
 
 POSITIVE = ["help"]
 NEGATIVE = ["goal"]
@@ -16,15 +17,15 @@ def sweep(positive_share: dict[float, float], n: int = 10, **columns) -> pd.Data
         for alpha, share in positive_share.items()
         for i in range(n)
     ]
-    return score_samples(pd.DataFrame(rows).assign(**columns), POSITIVE, NEGATIVE)
+    return score_samples(pd.DataFrame(rows).assign(**columns), LEXICON)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "help", "é", "\U0001f642", "help " * 10_000])
 def test_any_text_gets_defined_scores(text):
-    scored = score_samples(pd.DataFrame({"text": [text]}), POSITIVE, NEGATIVE)
+    scored = score_samples(pd.DataFrame({"text": [text]}), LEXICON)
     numbers = scored.drop(columns="text").astype(float)
     assert np.isfinite(numbers.to_numpy()).all()
-    assert scored.concept_score.between(0, 1).all()
+    assert scored.word_score.between(0, 1).all()
 
 
 def test_equal_shares_of_unequal_counts_are_ties():
@@ -53,7 +54,7 @@ def test_each_cell_has_its_own_baseline():
 def test_a_sweep_with_a_further_column_is_split_by_it():
     real = sweep({0.0: 0.2, 1.0: 0.9}, direction="probe")
     random = sweep({0.0: 0.2, 1.0: 0.2}, direction="random")
-    cell = [*CELL, "direction"]
+    cell = [*SETTING, "direction"]
     table = success(rates(pd.concat([real, random]), cell), "strict", cell).set_index("direction")
     # the texts are too short to be coherent, so that strict success is out of reach
     assert table.success_rate.to_dict() == {"probe": 0, "random": 0}

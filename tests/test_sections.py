@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from empathy_probes.study import PARAMETERS
+from empathy_probes.machine.study import PARAMETERS
 
 SECTIONS = Path(__file__).resolve().parents[1] / "nbs/sections"
 NOTEBOOKS = sorted(SECTIONS.glob("*.ipynb"))

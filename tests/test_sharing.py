@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from empathy_probes.models import load_preset
-from empathy_probes.probes import load_probes, save_probes
-from empathy_probes.study import open_study, record_stage
+from empathy_probes.machine.manifest import record_stage
+from empathy_probes.machine.presets import load_preset
+from empathy_probes.machine.study import open_study
+from empathy_probes.machine.tensor_store import load_probes, save_probes
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = load_preset("smoke")

@@ -14,28 +14,19 @@ import torch
 from accelerate import dispatch_model
 from conftest import FAMILIES
 
-from empathy_probes import steering
-from empathy_probes.activations import extract
-from empathy_probes.concepts import load_concept
-from empathy_probes.hooks import add_vectors, project_out, read_residual, steer
-from empathy_probes.models import byte_tokenizer, empty_model, find_blocks, load_model, load_preset, loaded_bytes, random_model
-from empathy_probes.steering import (
-    FolderInUse,
-    copy_rows,
-    fingerprint,
-    generate,
-    load_generations,
-    log_odds,
-    perplexities,
-    plan,
-    random_direction,
-    read_prompt,
-    recipes,
-    sample_tokens,
-    sole_writer,
-    steering_directions,
-    sweep,
-)
+from empathy_probes.method.activations import extract
+from empathy_probes.method.directions import random_direction
+from empathy_probes.method.residual_stream import add_vectors, find_blocks, project_out, read_residual
+from empathy_probes.method.steering import steer
+from empathy_probes.machine.concepts import load_concept
+from empathy_probes.machine.generation import copy_rows, log_odds, perplexities, read_prompt, sample_tokens
+from empathy_probes.machine.models import load_model
+from empathy_probes.machine.plan import plan, recipes, steering_directions
+from empathy_probes.machine.presets import load_preset
+from empathy_probes.machine.store import FolderInUse, fingerprint, lock_layers
+from empathy_probes.machine.sweep import load_generations, sweep
+from empathy_probes.machine.weights import byte_tokenizer, empty_model, loaded_bytes, random_model
+from MISSING import generate_batch, steering
 
 WIDTH, LAYER = 32, 1
 PROMPT = byte_tokenizer()("You are at the well. What do you do?")["input_ids"]  # longer than the sliding windows
@@ -402,7 +393,7 @@ def test_new_alphas_keep_what_was_computed(tmp_path, unbroken):
 
 
 def test_two_runs_do_not_mix(tmp_path):
-    script = f"import time; from empathy_probes.steering import sole_writer\nwith sole_writer({str(tmp_path)!r}, [2]): print('held', flush=True); time.sleep(60)"
+    script = f"import time; from empathy_probes.steering import lock_layers\nwith lock_layers({str(tmp_path)!r}, [2]): print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
@@ -411,7 +402,7 @@ def test_two_runs_do_not_mix(tmp_path):
     finally:
         other.kill()
         other.wait()
-    with sole_writer(tmp_path, [2]):
+    with lock_layers(tmp_path, [2]):
         pass
 
 
@@ -419,7 +410,7 @@ def test_a_finished_sweep_is_read_while_others_hold_its_layers(tmp_path, unbroke
     "Several sections read a model's samples at once."
     path = tmp_path / "generations.jsonl"
     path.write_bytes(unbroken)
-    with sole_writer(tmp_path, SPEC.steering_layers):
+    with lock_layers(tmp_path, SPEC.steering_layers):
         assert sweep(*OPTIONS, tmp_path) == path
     assert path.read_bytes() == unbroken
 
@@ -451,7 +442,7 @@ def test_batches_are_halved_when_memory_runs_out(tmp_path, unbroken, monkeypatch
         tried.append(len(batch))
         if len(batch) > 3:
             raise torch.OutOfMemoryError("pretended")
-        return generate(model, tokenizer, batch, directions)
+        return generate_batch(model, tokenizer, batch, directions)
 
     monkeypatch.setattr(steering, "generate", small_memory)
     lines = [json.loads(line) for line in sweep(*OPTIONS, tmp_path).read_text().splitlines()]
