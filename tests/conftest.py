@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
+from transformers import LlamaConfig, Phi3Config, Qwen2Config
 
 from empathy_probes.method.scoring import score_samples
+from empathy_probes.machine import weights
 from empathy_probes.machine.concepts import load_concept
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import load_preset
-from empathy_probes.machine.weights import byte_tokenizer, random_model
+from empathy_probes.machine.weights import byte_tokenizer, hub_commit, random_model
 from empathy_probes.evidence.published import load_released
 
 torch.set_num_threads(1)  # more only slow tiny models down, and all of them on a busy machine: twentyfold
@@ -84,3 +87,43 @@ def scored(released):
     "The released samples, scored with the word lists of the paper's scripts."
     lexicon = load_concept("empathy").lexicon
     return score_samples(released["samples"], lexicon)
+
+
+# The published sizes of the paper's models; as large as they are, on the meta device they cost nothing.
+CONFIGS = {
+    "phi-3-mini-4k": Phi3Config(vocab_size=32064, hidden_size=3072, intermediate_size=8192, num_hidden_layers=32, num_attention_heads=32, dtype="bfloat16"),
+    "qwen2.5-7b": Qwen2Config(
+        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, dtype="bfloat16"
+    ),
+    "dolphin-llama-3.1-8b": LlamaConfig(
+        vocab_size=128258, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, dtype="bfloat16"
+    ),
+}
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    "Pretend that there are CUDA devices; the function sets how many GiB are free on each."
+
+    def free(*gibibytes):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gibibytes))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (gibibytes[number] << 30, 80 << 30))
+
+    return free
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    "A hub's cache that holds the configs of the paper's models, at the commit 0101... of main and at any pinned one, and no weights."
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for key, spec in load_preset("paper").models.items():
+        folder = tmp_path / f"models--{spec.hub['id'].replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs/main").write_text("01" * 20)
+        for commit in {"01" * 20, spec.hub["revision"] or "01" * 20}:
+            CONFIGS[key].save_pretrained(folder / "snapshots" / commit)
+    monkeypatch.setattr(weights, "model_source", lambda spec: (tmp_path / f"models--{spec.hub['id'].replace('/', '--')}" / "snapshots" / hub_commit(spec), {}))
+    return tmp_path

@@ -11,7 +11,7 @@ from empathy_probes.method.scoring import rates, success
 from empathy_probes.machine.concepts import load_concept
 from empathy_probes.evidence.claims import claims_summary, claims_table, recompute
 from empathy_probes.evidence.published import DOLPHIN, PHI, QWEN, paper_values
-from empathy_probes.evidence.recomputed import alpha_in_separations, baseline_scores
+from empathy_probes.evidence.recomputed_steering import alpha_in_separations, baseline_scores
 from empathy_probes.evidence.steering_uncertainty import shuffled_success
 from empathy_probes.evidence.verdicts import NUMBER, read_claims, success_bounds
 

@@ -5,6 +5,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import matplotlib.text
 import numpy as np
 import pandas as pd
@@ -15,7 +16,12 @@ from empathy_probes.machine.concepts import load_concept
 from empathy_probes.evidence.published import PHI, compare_with_paper, paper_table, paper_tolerance
 from empathy_probes.evidence.published import released_behaviour, released_samples
 from empathy_probes.evidence.uncertainty import compare_with_null
-from MISSING import figures, tables
+from empathy_probes.evidence.dose_figures import detection_steering
+from empathy_probes.evidence.drawing import TWO_COLUMNS, save_figure
+from empathy_probes.evidence.paper_figures import auroc_against_chance, auroc_by_depth, detection_by_model, dose_response
+from empathy_probes.evidence.paper_figures import dose_response_by_layer, keyword_ablation, projection_against_rating
+from empathy_probes.evidence.paper_figures import score_change, unsteered_scores
+from empathy_probes.evidence.tables import TABLE3_COLUMNS, as_markdown, table2, table3, table4
 
 FOLDER = Path(os.environ.get("PUBLISHED", Path(__file__).resolve().parents[2] / "shared/published"))
 
@@ -50,23 +56,23 @@ def drawn(keys: list[str]) -> dict:
     listener = listener.assign(delta=change_from_zero(listener, "score_mean"))
     steered = detection[detection.layer > 8].assign(success_rate=0.8, low=0.5, high=0.95)
     return {
-        "figure1": figures.auroc_by_depth(detection, ALL_MODELS, paper=detection[detection.model == keys[0]]),
-        "figure2": figures.auroc_against_chance(nulls, pd.DataFrame(probes), ALL_MODELS),
-        "figure3": figures.keyword_ablation(ablation, ALL_MODELS),
-        "figure4": figures.detection_by_model(detection, ALL_MODELS),
-        "figure5": figures.projection_against_rating(completions, ALL_MODELS),
-        "figure6": figures.dose_response(one_layer, ALL_MODELS, "separation"),
-        "figure7": figures.unsteered_scores(one_layer[one_layer.alpha == 0], ALL_MODELS),
-        "figure8": figures.score_change(listener[listener.layer == 12], ALL_MODELS, "separation", slope=0.02),
-        "figure9": figures.dose_response_by_layer(listener, ALL_MODELS, "separation"),
-        "detection_steering": figures.detection_steering(steered, ALL_MODELS),
+        "figure1": auroc_by_depth(detection, ALL_MODELS, paper=detection[detection.model == keys[0]]),
+        "figure2": auroc_against_chance(nulls, pd.DataFrame(probes), ALL_MODELS),
+        "figure3": keyword_ablation(ablation, ALL_MODELS),
+        "figure4": detection_by_model(detection, ALL_MODELS),
+        "figure5": projection_against_rating(completions, ALL_MODELS),
+        "figure6": dose_response(one_layer, ALL_MODELS, "separation"),
+        "figure7": unsteered_scores(one_layer[one_layer.alpha == 0], ALL_MODELS),
+        "figure8": score_change(listener[listener.layer == 12], ALL_MODELS, "separation", slope=0.02),
+        "figure9": dose_response_by_layer(listener, ALL_MODELS, "separation"),
+        "detection_steering": detection_steering(steered, ALL_MODELS),
     }
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_no_text_leaves_the_page(count):
     for name, figure in drawn(list(ALL_MODELS)[-count:]).items():
-        assert figure.get_figwidth() <= figures.TWO_COLUMNS
+        assert figure.get_figwidth() <= TWO_COLUMNS
         width, height = figure.get_size_inches()
         ink = figure.get_tightbbox()  # inches, around everything that is drawn
         assert min(ink.x0, ink.y0) > -0.01 and ink.x1 < width + 0.01 and ink.y1 < height + 0.01, f"{name}: {ink} on {width} by {height}"
@@ -75,7 +81,8 @@ def test_no_text_leaves_the_page(count):
 SAVE = """
 import sys
 import pandas as pd
-from empathy_probes.figures import figure1, figure5, save_figure
+from empathy_probes.evidence.drawing import save_figure
+from empathy_probes.evidence.paper_figures import auroc_by_depth, projection_against_rating
 data = pd.DataFrame({"model": "m", "depth": [0.2, 0.4], "auroc": [0.9, 1.0], "n": 30})
 save_figure(auroc_by_depth(data, {"m": "M"}), data, sys.argv[1], "figure1")
 data = pd.DataFrame({"model": "m", "layer": 1, "score": [0, 1, 2, 2], "projection": [0.1, 0.2, 0.5, 1 / 3]})
@@ -95,15 +102,15 @@ def test_another_process_writes_the_same_bytes(tmp_path):
 
 def test_settings_of_the_reader_change_nothing():
     data = pd.DataFrame({"model": "m", "depth": [0.2, 0.4], "auroc": [0.9, 1.0], "n": 30})
-    with figures.plt.rc_context({"font.size": 20, "axes.labelsize": 20, "figure.dpi": 300}):
-        figure = figures.auroc_by_depth(data, {"m": "M"})
+    with plt.rc_context({"font.size": 20, "axes.labelsize": 20, "figure.dpi": 300}):
+        figure = auroc_by_depth(data, {"m": "M"})
     sizes = {text.get_fontsize() for text in figure.findobj(matplotlib.text.Text) if text.get_text()}
     assert sizes == {8.0}
-    assert not figures.plt.get_fignums()
+    assert not plt.get_fignums()
 
 
 def test_a_missing_interval_stays_a_gap_in_the_table():
-    text = tables.as_markdown(pd.DataFrame({"low": [0.25, np.nan], "n": [4, 0]}))
+    text = as_markdown(pd.DataFrame({"low": [0.25, np.nan], "n": [4, 0]}))
     assert [cell.strip() for cell in text.splitlines()[3].split("|")[1:-1]] == ["", "0"]
 
 
@@ -117,7 +124,7 @@ def folder():
 def test_table2_of_the_released_projections(folder):
     behaviour = released_behaviour(folder)
     chosen = behaviour[behaviour.model == PHI]
-    ours = tables.table2(PHI, 8, chosen.projection, chosen.score)
+    ours = table2(PHI, 8, chosen.projection, chosen.score)
     printed = paper_table("table2")
     columns = [column for column in printed if column != "model"]
     compared = compare_with_paper(ours, printed, ["model"], columns, paper_tolerance("table2"))
@@ -128,13 +135,13 @@ def test_table2_of_the_released_projections(folder):
 def test_table3_of_the_released_samples(folder):
     lexicon = load_concept("empathy").lexicon
     scored = score_samples(released_samples(folder), lexicon)
-    ours = tables.table3(rates(scored))
+    ours = table3(rates(scored))
     printed = paper_table("table3")
     compared = compare_with_paper(ours, printed, SETTING, ["success_rate"], paper_tolerance("table3"))
     assert compared.success_rate_agree.sum() == len(printed) == 18
     assert list(ours)[:5] == list(printed)
     assert (ours.success_strict <= ours.success_rate).all()
-    assert set(tables.TABLE3_COLUMNS) <= set(ours)
-    examples = tables.table4(scored, "the_protector")
+    assert set(TABLE3_COLUMNS) <= set(ours)
+    examples = table4(scored, "the_protector")
     assert examples.alpha.tolist() == [-10, 10]
     assert examples.word_score.tolist() == [0, 1]

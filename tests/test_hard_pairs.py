@@ -11,7 +11,7 @@ from empathy_probes.method.detection import auroc
 from empathy_probes.method.texts import labelled_texts
 from empathy_probes.machine.concepts import load_concept
 from empathy_probes.evidence.words import count_keywords, tfidf_scores
-from test_concept import BANNED, SCENARIOS, words
+from test_concepts import BANNED, SCENARIOS, words
 
 CONCEPT = load_concept("empathy")
 HARD, LEXICON = CONCEPT.hard_pairs, CONCEPT.lexicon

@@ -5,13 +5,13 @@ import pytest
 
 from empathy_probes.method.scoring import DEFINITIONS, SETTING, change_from_zero, outcomes, rates, score_samples
 from empathy_probes.method.scoring import success
+from empathy_probes.method.texts import Lexicon
 
-POSITIVE = ["help"]
-NEGATIVE = ["goal"]
+LEXICON = Lexicon(ablation={}, positive=["help"], negative=["goal"])
 
 
 def sweep(positive_share: dict[float, float], n: int = 10, **columns) -> pd.DataFrame:
-    "A scored cell in which a given share of each alpha's samples uses the concept's language."
+    "A scored setting in which a given share of each alpha's samples uses the concept's language."
     rows = [
         dict(model="m", layer=1, scenario="s", alpha=alpha, sample=i, text="I will help." if i < share * n else "The goal.")
         for alpha, share in positive_share.items()
@@ -44,7 +44,7 @@ def test_change_keeps_index_and_order_whatever_the_rows():
     assert change.round(9).tolist() == [0.4, -0.4, 0]
 
 
-def test_each_cell_has_its_own_baseline():
+def test_each_setting_has_its_own_baseline():
     low = sweep({0.0: 0.2, 1.0: 0.4})
     high = sweep({0.0: 0.8, 1.0: 0.4}, layer=2)
     judged = outcomes(rates(pd.concat([low, high])), "ties_miss")
@@ -54,15 +54,15 @@ def test_each_cell_has_its_own_baseline():
 def test_a_sweep_with_a_further_column_is_split_by_it():
     real = sweep({0.0: 0.2, 1.0: 0.9}, direction="probe")
     random = sweep({0.0: 0.2, 1.0: 0.2}, direction="random")
-    cell = [*SETTING, "direction"]
-    table = success(rates(pd.concat([real, random]), cell), "strict", cell).set_index("direction")
+    setting = [*SETTING, "direction"]
+    table = success(rates(pd.concat([real, random]), setting), "strict", setting).set_index("direction")
     # the texts are too short to be coherent, so that strict success is out of reach
     assert table.success_rate.to_dict() == {"probe": 0, "random": 0}
-    table = success(rates(pd.concat([real, random]), cell), "ties_miss", cell).set_index("direction")
+    table = success(rates(pd.concat([real, random]), setting), "ties_miss", setting).set_index("direction")
     assert table.success_rate.to_dict() == {"probe": 1, "random": 0}
 
 
-def test_a_cell_without_alpha_zero_is_named():
+def test_a_setting_without_alpha_zero_is_named():
     conditions = rates(sweep({-1.0: 0.1, 1.0: 0.9}))
     with pytest.raises(ValueError, match="alpha 0.*'layer': 1"):
         success(conditions)

@@ -13,7 +13,7 @@ from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
 from empathy_probes.machine.tensor_store import activations, add_to_store, load_store
 from empathy_probes.machine.weights import random_model, weights_identity
-from MISSING import models
+from empathy_probes.machine import tensor_store, weights
 
 SMOKE = load_preset("smoke")
 SPEC = SMOKE.models["tiny-llama"]
@@ -24,13 +24,13 @@ TEXTS = [f"Text number {number}, {'with more words ' * number}" for number in ra
 def computed(monkeypatch):
     "The texts that pass through a model, in a list that grows."
     texts = []
-    original = module.extract_batches
+    original = tensor_store.extract_batches
 
     def watched(model, tokenizer, some, *arguments, **options):
         texts.extend(some)
         return original(model, tokenizer, some, *arguments, **options)
 
-    monkeypatch.setattr(module, "extract_batches", watched)
+    monkeypatch.setattr(tensor_store, "extract_batches", watched)
     return texts
 
 
@@ -45,7 +45,7 @@ def expected(spec=SPEC, layers=(1, 2, 3, 4, 5), **options):
 
 def test_a_second_call_loads_no_model(tmp_path, monkeypatch):
     first = activations(SMOKE, SPEC, TEXTS, tmp_path)
-    monkeypatch.setattr(module, "load_model", no_model)
+    monkeypatch.setattr(tensor_store, "load_model", no_model)
     np.testing.assert_array_equal(activations(SMOKE, SPEC, TEXTS, tmp_path), first)
     np.testing.assert_array_equal(activations(SMOKE, SPEC, TEXTS[::-2], tmp_path), first[::-2])
     np.testing.assert_allclose(first, expected(), rtol=1e-5, atol=1e-6)
@@ -111,7 +111,7 @@ def test_a_changed_chat_template_is_another_model(tmp_path, tokenizer):
 
 def test_poolings_are_kept_together_and_told_apart(tmp_path, monkeypatch):
     activations(SMOKE, SPEC, TEXTS, tmp_path, "last")
-    monkeypatch.setattr(module, "load_model", no_model)
+    monkeypatch.setattr(tensor_store, "load_model", no_model)
     model, tokenizer = load_model(SPEC)
     for pooling in ("mean", "mean_without_first", "last"):
         alone = extract(model, tokenizer, TEXTS, SPEC.layers, pooling)
@@ -134,8 +134,8 @@ def test_a_damaged_store_says_what_to_do(tmp_path, content):
 
 
 def test_an_interrupted_extraction_goes_on_where_it_was(tmp_path, computed, monkeypatch):
-    monkeypatch.setitem(module.BATCH_TOKENS, "cpu", 200)
-    forward, passes = module._forward, []
+    monkeypatch.setitem(tensor_store.BATCH_TOKENS, "cpu", 200)
+    forward, passes = tensor_store._forward, []
 
     def interrupted(*arguments):
         passes.append(len(passes))
@@ -143,7 +143,7 @@ def test_an_interrupted_extraction_goes_on_where_it_was(tmp_path, computed, monk
             raise KeyboardInterrupt
         return forward(*arguments)
 
-    monkeypatch.setattr(module, "_forward", interrupted)
+    monkeypatch.setattr(tensor_store, "_forward", interrupted)
     with pytest.raises(KeyboardInterrupt):
         activations(SMOKE, SPEC, TEXTS, tmp_path)
     kept = load_store(tmp_path / "activations.safetensors")
@@ -185,8 +185,8 @@ def local_model(folder, tokenizer) -> ModelSpec:
 def test_weights_in_a_folder_are_hashed_once_and_not_for_every_text(tmp_path, tokenizer, monkeypatch):
     "Hashing the 15 GB of a real model takes longer than reading a text with it."
     spec = local_model(tmp_path / "model", tokenizer)
-    original, hashed = models._folder_sha256, []
-    monkeypatch.setattr(models, "_folder_sha256", lambda folder: hashed.append(folder) or original(folder))
+    original, hashed = weights._folder_sha256, []
+    monkeypatch.setattr(weights, "_folder_sha256", lambda folder: hashed.append(folder) or original(folder))
     activations(SMOKE, spec, TEXTS, tmp_path)
     assert 1 <= len(hashed) < len(TEXTS)
 

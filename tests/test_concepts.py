@@ -126,7 +126,7 @@ def test_the_code_names_no_concept():
     "Apart from the package's own name, only names in the paper's released files may speak of empathy."
     released = {"empathic_text", "non_empathic_text", "empathy_pressure", "empathic", "non_empathic", "empathy_direction_layer_12"}
     found = set()
-    for path in Path(empathy_probes.__file__).parent.glob("*.py"):
+    for path in Path(empathy_probes.__file__).parent.rglob("*.py"):
         found |= set(re.findall(r"[\w-]*empath[\w-]*", path.read_text(), re.IGNORECASE))
     assert found - {"empathy_probes", "empathy-probes"} <= released
     assert "empathic_text" in found  # the search does find something

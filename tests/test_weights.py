@@ -1,0 +1,188 @@
+"Weights: conversions that are interrupted or run twice at once, what is missing, and which commit or folder they are."
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
+from conftest import CONFIGS
+
+from empathy_probes.machine import weights
+from empathy_probes.machine.models import load_model
+from empathy_probes.machine.presets import ModelSpec, load_preset
+from empathy_probes.machine.tensor_store import activation_keys
+from empathy_probes.machine.weights import converted_folder, hub_commit, join_checked, weights_identity
+
+PARTS = [b"first half, ", b"second half"]
+EMBEDDED = ModelSpec(
+    key="embedded",
+    title="Embedded",
+    blocks=1,
+    layers=[0],
+    package={"requirements": ["tiny-weights==1.0"], "files": ["tiny_weights/a", "tiny_weights/b"], "sha256": hashlib.sha256(b"".join(PARTS)).hexdigest()},
+)
+PAPER = load_preset("paper")
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    "A package that holds a file of weights in two parts."
+    package = tmp_path / "site" / "tiny_weights"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for name, part in zip("ab", PARTS):
+        (package / name).write_bytes(part)
+    monkeypatch.syspath_prepend(package.parent)
+    return package
+
+
+def cheap_convert(parts, folder, sha256) -> None:
+    "Stands in for the slow conversion: checks as that one does, writes one file, and notes that it ran."
+    join_checked(parts, folder / "weights.gguf", sha256)
+    with open(folder.parent / "ran.txt", "a") as log:
+        log.write("x")
+    time.sleep(0.5)  # long enough for another to come in
+    (folder / "weights.gguf").rename(folder / "model.safetensors")
+
+
+def is_whole(folder) -> bool:
+    return [path.name for path in folder.iterdir()] == ["model.safetensors"] and (folder / "model.safetensors").read_bytes() == b"".join(PARTS)
+
+
+def in_a_process(cache, together, convert) -> None:
+    "Convert in another process; leave with status 0 if the folder is whole."
+    weights._convert = convert
+    together.wait()
+    raise SystemExit(not is_whole(converted_folder(EMBEDDED, cache)))
+
+
+def killed(parts, folder, sha256) -> None:
+    "A conversion that kill -9 ends in the middle."
+    (folder / "model.safetensors").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_processes(count: int, cache, convert) -> list[int]:
+    "Exit statuses of processes that convert at the same moment."
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(count)
+    processes = [context.Process(target=in_a_process, args=(cache, together, convert)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def finished(cache) -> list[str]:
+    "Folders in the cache that would be taken for finished conversions."
+    return [path.name for path in cache.iterdir() if path.is_dir() and not path.name.endswith(".partial")]
+
+
+def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path, installed, monkeypatch):
+    cache = tmp_path / "cache"
+    assert run_processes(1, cache, killed) == [-signal.SIGKILL]
+    assert finished(cache) == []
+    monkeypatch.setattr(weights, "_convert", cheap_convert)
+    assert is_whole(converted_folder(EMBEDDED, cache))
+    assert not list(cache.glob("*.partial"))
+
+
+def test_two_conversions_at_once_are_one(tmp_path, installed):
+    cache = tmp_path / "cache"
+    assert run_processes(2, cache, cheap_convert) == [0, 0]
+    assert (cache / "ran.txt").read_text() == "x"
+    assert len(finished(cache)) == 1
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_failed_conversion_is_made_again(tmp_path, installed, monkeypatch, error):
+    def fail(parts, folder, sha256):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise error("no space left")
+
+    monkeypatch.setattr(weights, "_convert", fail)
+    with pytest.raises(error):
+        converted_folder(EMBEDDED, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    monkeypatch.setattr(weights, "_convert", cheap_convert)
+    assert is_whole(converted_folder(EMBEDDED, tmp_path / "cache"))
+    assert is_whole(converted_folder(EMBEDDED, tmp_path / "cache"))
+    assert (tmp_path / "cache/ran.txt").read_text() == "x"
+
+
+def test_weights_with_another_checksum_are_never_read(tmp_path, installed):
+    (installed / "b").write_bytes(b"tampered")
+    with pytest.raises(ValueError, match="SHA-256 is .* expected .* install the pinned version again"):
+        converted_folder(EMBEDDED, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("missing", ["package", "part"])
+def test_a_missing_package_comes_with_the_command_that_installs_it(tmp_path, request, missing):
+    if missing == "part":
+        (request.getfixturevalue("installed") / "b").unlink()
+    with pytest.raises(FileNotFoundError, match=r"'embedded'.*pip install --no-deps tiny-weights==1\.0"):
+        converted_folder(EMBEDDED, tmp_path / "cache")
+
+
+def test_a_commit_that_no_preset_names_stays_the_one_in_the_cache(hub_cache):
+    "Results of another commit are kept under another name, and the manifest says which it was."
+    dolphin, phi = PAPER.models["dolphin-llama-3.1-8b"], PAPER.models["phi-3-mini-4k"]
+    assert weights_identity(dolphin) == f"cognitivecomputations/dolphin-2.9.4-llama3.1-8b@{'01' * 20} float16"
+    before = activation_keys(dolphin, ["A text."])
+    moved = hub_cache / "models--cognitivecomputations--dolphin-2.9.4-llama3.1-8b"
+    CONFIGS["dolphin-llama-3.1-8b"].save_pretrained(moved / "snapshots" / ("02" * 20))
+    (moved / "refs/main").write_text("02" * 20)
+    assert "@0202" in weights_identity(dolphin)
+    assert activation_keys(dolphin, ["A text."]) != before
+    assert weights_identity(phi) == "microsoft/Phi-3-mini-4k-instruct@0a67737cc96d2554230f90338b163bc6380a2a85 float16"
+
+
+def test_the_newest_commit_is_asked_for_once(tmp_path, monkeypatch):
+    dolphin, asked = PAPER.models["dolphin-llama-3.1-8b"], []
+
+    def download(name, file):
+        folder = tmp_path / f"models--{name.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs/main").write_text("03" * 20)
+        CONFIGS["dolphin-llama-3.1-8b"].save_pretrained(folder / "snapshots" / ("03" * 20))
+        asked.append((name, file))
+        return str(folder / "snapshots" / ("03" * 20) / file)
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(weights, "hf_hub_download", download)
+    assert [hub_commit(dolphin) for _ in range(3)] == ["03" * 20] * 3
+    assert asked == [("cognitivecomputations/dolphin-2.9.4-llama3.1-8b", "config.json")]
+
+
+def test_a_hub_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    def offline(name, file):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(weights, "hf_hub_download", offline)
+    with pytest.raises(ConnectionError, match="'dolphin-llama-3.1-8b': no copy of cognitivecomputations/dolphin.*the hub does not answer"):
+        hub_commit(PAPER.models["dolphin-llama-3.1-8b"])
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    spec = ModelSpec(key="local", title="Local", blocks=1, layers=[0], folder=str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="'local': .*nowhere is no folder with .safetensors files"):
+        load_model(spec)
+
+
+def test_identity_follows_the_content_of_a_folder(tmp_path, llama):
+    "Weights trained further under the same name must not be mistaken for those before."
+    llama.save_pretrained(tmp_path)
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path))
+    before = weights_identity(spec)
+    assert weights_identity(spec) == before
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    assert weights_identity(spec) != before
