@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from empathy_probes.method import activations as method_activations
 from empathy_probes.method.activations import extract
+from empathy_probes.machine import tensor_store, weights
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
 from empathy_probes.machine.tensor_store import activations, add_to_store, load_store
 from empathy_probes.machine.weights import random_model, weights_identity
-from empathy_probes.machine import tensor_store, weights
 
 SMOKE = load_preset("smoke")
 SPEC = SMOKE.models["tiny-llama"]
@@ -134,8 +135,8 @@ def test_a_damaged_store_says_what_to_do(tmp_path, content):
 
 
 def test_an_interrupted_extraction_goes_on_where_it_was(tmp_path, computed, monkeypatch):
-    monkeypatch.setitem(tensor_store.BATCH_TOKENS, "cpu", 200)
-    forward, passes = tensor_store._forward, []
+    monkeypatch.setitem(method_activations.BATCH_TOKENS, "cpu", 200)
+    forward, passes = method_activations._forward, []
 
     def interrupted(*arguments):
         passes.append(len(passes))
@@ -143,7 +144,7 @@ def test_an_interrupted_extraction_goes_on_where_it_was(tmp_path, computed, monk
             raise KeyboardInterrupt
         return forward(*arguments)
 
-    monkeypatch.setattr(tensor_store, "_forward", interrupted)
+    monkeypatch.setattr(method_activations, "_forward", interrupted)
     with pytest.raises(KeyboardInterrupt):
         activations(SMOKE, SPEC, TEXTS, tmp_path)
     kept = load_store(tmp_path / "activations.safetensors")

@@ -15,16 +15,16 @@ from .drawing import FROM_0_TO_1, GREY, LINES, ONE_COLUMN, TWO_COLUMNS, control_
 from .drawing import count_label, each_model, layer_looks, legend_below, panels, print_style
 from .drawing import require_columns
 
-# %% ../../nbs/evidence/16_dose_figures.ipynb #bc5d0042
+# %% ../../nbs/evidence/16_dose_figures.ipynb #ed2816bd
 @print_style
 def detection_steering(
-    data: pd.DataFrame,  # model, layer, auroc, success_rate, low, high, n (conditions); a row a model and layer
+    data: pd.DataFrame,  # model, layer, auroc, success_rate, low, high, n (conditions); one row per model and layer
     models: dict[str, str],  # key and title of each model, in the preset's order
-    column: str = "auroc",  # another figure that may tell where to steer
+    column: str = "auroc",  # or another statistic that may tell where to steer
     label: str = "AUROC of detection (test pairs)",  # its name
     interval: str = "95% Wilson interval",  # what `low` and `high` are
 ) -> Figure:
-    "Success rate of steering against AUROC of detection, or another figure of each layer, a point a model and layer (section 5.1)."
+    "Success rate of steering against AUROC of detection, one point per model and layer (section 5.1)."
     require_columns(data, ["model", "layer", column, "success_rate", "low", "high", "n"])
     figure, [ax] = panels(1, height=2.6)
     figure.set_figwidth(TWO_COLUMNS)
@@ -33,31 +33,33 @@ def detection_steering(
         for _, row in rows.sort_values("layer").iterrows():
             reach = [[row["success_rate"] - row["low"]], [row["high"] - row["success_rate"]]]
             point = {"color": looks[row["layer"]]["color"], "marker": look["marker"], "linestyle": ""}
-            ax.errorbar(row[column], row["success_rate"], reach, elinewidth=0.8, label=f"{title}, layer {row['layer']}", **point)
+            point |= {"elinewidth": 0.8, "label": f"{title}, layer {row['layer']}"}
+            ax.errorbar(row[column], row["success_rate"], reach, **point)
     ax.set(xlabel=label, ylabel=f"success rate (N = {count_label(data)})", **FROM_0_TO_1)
     legend = figure.legend(loc="outside right upper", title=f"bars: {interval}")
     needed = legend.get_window_extent().height / figure.dpi + 0.1
     figure.set_figheight(max(figure.get_figheight(), needed))
     return figure
 
-# %% ../../nbs/evidence/16_dose_figures.ipynb #d501f127
-DOSE_MEASURES = {
-    "score_mean": "concept score",
+# %% ../../nbs/evidence/16_dose_figures.ipynb #a5d892cf
+DOSE_MEASURES = {  # column: label
+    "score_mean": "word score",
     "coherence": "share coherent",
     "perplexity": "median perplexity",
-}  # column: label
+}
 
 
 @print_style
 def dose_curves(
-    data: pd.DataFrame,  # model, layer, direction (`probe` or `random`), dose (distances of the class means), the columns of DOSE_MEASURES, n (samples)
+    data: pd.DataFrame,  # model, layer, direction, dose (distances of the class means), `DOSE_MEASURES`, n (samples)
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "Concept, coherence and perplexity against the dose, a column a model (section 6.6). Perplexity is on a logarithmic axis."
+    "Word score, coherence and perplexity (logarithmic) against the dose, one column per model (section C7)."
     require_columns(data, ["model", "layer", "direction", "dose", *DOSE_MEASURES, "n"])
     parts = each_model(data, models)
     size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 5.2)
-    figure, grid = plt.subplots(len(DOSE_MEASURES), len(parts), figsize=size, squeeze=False, sharex="col", sharey="row", layout="constrained")
+    shared = {"squeeze": False, "sharex": "col", "sharey": "row", "layout": "constrained"}
+    figure, grid = plt.subplots(len(DOSE_MEASURES), len(parts), figsize=size, **shared)
     for column, (title, look, rows) in zip(grid.T, parts):
         looks = layer_looks(look["color"], rows["layer"].unique())
         for ax, measure in zip(column, DOSE_MEASURES):
@@ -72,38 +74,39 @@ def dose_curves(
     legend_below(figure, extra=control_entry(data))
     return figure
 
-# %% ../../nbs/evidence/16_dose_figures.ipynb #91a5c833
+# %% ../../nbs/evidence/16_dose_figures.ipynb #3d0a4bb1
 SUMMARY_PARTS = {"concept": "o", "coherence": "s", "scenario": "^"}  # column: marker
 
 
 @print_style
 def ways_of_asking(
-    data: pd.DataFrame,  # model, method, the columns of SUMMARY_PARTS and harmonic_mean (0 to 1), n (samples); a row a model and method
+    data: pd.DataFrame,  # model, method, `SUMMARY_PARTS`, harmonic_mean (0 to 1), n; one row per model and method
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "Harmonic mean of concept, coherence and scenario-following for each way of asking (section 6.6)."
+    "Harmonic mean of concept, coherence and scenario-following for each way of asking (section C7)."
     require_columns(data, ["model", "method", *SUMMARY_PARTS, "harmonic_mean", "n"])
     parts = each_model(data, models)
     methods = list(dict.fromkeys(data["method"]))[::-1]
     size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 0.5 + 0.25 * len(methods))
-    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
+    shared = {"squeeze": False, "sharex": True, "sharey": True, "layout": "constrained"}
+    figure, axes = plt.subplots(1, len(parts), figsize=size, **shared)
     for ax, (title, look, rows) in zip(axes.flat, parts):
         positions = [methods.index(method) for method in rows["method"]]
         ax.barh(positions, rows["harmonic_mean"], color=look["color"], alpha=0.35, height=0.7, label="harmonic mean")
         for column, marker in SUMMARY_PARTS.items():
             ax.plot(rows[column], positions, marker, color="0.2", fillstyle="none", label=column)
-        ax.set(title=title, xlim=(-0.03, 1.03), xlabel=f"share of samples (N = {count_label(data)} a bar)")
+        ax.set(title=title, xlim=(-0.03, 1.03), xlabel=f"share of samples (N = {count_label(data)} per bar)")
         ax.set_yticks(range(len(methods)), methods)
     legend_below(figure)
     return figure
 
-# %% ../../nbs/evidence/16_dose_figures.ipynb #82522d70
+# %% ../../nbs/evidence/16_dose_figures.ipynb #d03706b7
 @print_style
 def sweep_cost(
-    data: pd.DataFrame,  # model, rows, tokens (written), seconds, predicted (seconds), n (batches of the model); a row a batch
+    data: pd.DataFrame,  # model, rows, tokens (written), seconds, predicted (seconds), n (batches of the model)
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "Fitted and measured time of batches, their relative differences, and the time a token by rows of the batch (section 3.5)."
+    "Fitted and measured time of batches, their relative differences, and the time per token (section 3.5)."
     require_columns(data, ["model", "rows", "tokens", "seconds", "predicted", "n"])
     figure, [times, rest, rate] = panels(3)
     for title, look, batches in each_model(data, models):
@@ -115,8 +118,9 @@ def sweep_cost(
     times.plot(ends, ends, color=GREY, linewidth=0.8, zorder=0)
     rest.axhline(0, color=GREY, linewidth=0.8, zorder=0)
     rest.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    times.set(xscale="log", yscale="log", xlabel=f"fitted seconds (N = {count_label(data)} a model)", ylabel="measured seconds")
+    times.set(xscale="log", yscale="log", ylabel="measured seconds")
+    times.set(xlabel=f"fitted seconds (N = {count_label(data)} per model)")
     rest.set(xscale="log", xlabel="fitted seconds", ylabel="measured / fitted - 1")
-    rate.set(xscale="log", yscale="log", xlabel="rows of the batch", ylabel="milliseconds a token")
+    rate.set(xscale="log", yscale="log", xlabel="rows of the batch", ylabel="milliseconds per token")
     legend_below(figure)
     return figure

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARKERS', 'ONE_COLUMN', 'TWO_COLUMNS', 'GREY', 'STYLE', 'ALPHA_LABELS', 'LINES', 'FROM_0_TO_1', 'model_colors',
            'each_model', 'print_style', 'panels', 'legend_below', 'require_columns', 'count_label', 'alpha_label',
-           'dose_lines', 'require_one', 'scenario_heading', 'control_entry', 'only_scenario', 'dot_entry', 'p_label',
+           'dose_lines', 'require_one', 'only_scenario', 'scenario_heading', 'control_entry', 'dot_entry', 'p_label',
            'layer_looks', 'save_figure']
 
 # %% ../../nbs/evidence/13_drawing.ipynb #f862d4b4
@@ -20,25 +20,26 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-# %% ../../nbs/evidence/13_drawing.ipynb #3206757c
+# %% ../../nbs/evidence/13_drawing.ipynb #5022b413
 def model_colors(
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> dict[str, str]:  # key: colour as #rrggbb
-    "A colour-blind-safe colour a model. Raises `ValueError` for more models than there are colours."
+    "A colour-blind-safe colour per model. Raises `ValueError` for more models than there are colours."
     palette = sns.color_palette("colorblind", 7).as_hex()
     if len(models) > len(palette):
-        raise ValueError(f"there are colours for {len(palette)} models, not for {len(models)}; draw fewer models in a figure")
+        counts = f"there are colours for {len(palette)} models, not for {len(models)}"
+        raise ValueError(f"{counts}; draw fewer models in a figure")
     return dict(zip(models, palette))
 
-# %% ../../nbs/evidence/13_drawing.ipynb #5c50a30c
-MARKERS = "os^Dv<>"
+# %% ../../nbs/evidence/13_drawing.ipynb #3db5b862
+MARKERS = "os^Dv<>"  # one per model, in the preset's order
 
 
 def each_model(
     data: pd.DataFrame,  # with a column model
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> list[tuple[str, dict, pd.DataFrame]]:  # title, look (color and marker), rows
-    "The rows of each model that the data hold, in the preset's order. Raises `KeyError` for a model that is not among them."
+    "The rows of each model, in the preset's order. Raises `KeyError` for a model that is not among them."
     unknown = sorted(set(data["model"]) - set(models))
     if unknown:
         raise KeyError(f"the data hold the models {unknown}, which are not among {list(models)}")
@@ -50,11 +51,11 @@ def each_model(
             parts.append((title, {"color": colors[key], "marker": marker}, rows))
     return parts
 
-# %% ../../nbs/evidence/13_drawing.ipynb #d7d5e510
+# %% ../../nbs/evidence/13_drawing.ipynb #cf8af5ca
 ONE_COLUMN = 3.4  # inches
 TWO_COLUMNS = 7.0  # inches
-GREY = "0.55"  # of what is no model's: chance, the paper's own curves
-STYLE = {
+GREY = "0.55"  # for what belongs to no model: chance, the paper's own curves
+STYLE = {  # settings of matplotlib
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -81,15 +82,20 @@ def print_style(
     def styled(*arguments, **options):
         with plt.style.context(["default", STYLE]):
             figure = draw(*arguments, **options)
-            for _ in range(2):  # the ticks depend on the room they have, and the room on the ticks
+            for _ in range(2):  # the ticks depend on the space, and the space depends on the ticks
                 figure.draw_without_rendering()
         plt.close(figure)
         return figure
     return styled
 
-# %% ../../nbs/evidence/13_drawing.ipynb #61c8dd13
-def panels(count: int, height: float = 2.2, abreast: int = 3, **options) -> tuple[Figure, list]:
-    "A figure with `count` panels, and the list of them; `options` go to `plt.subplots`."
+# %% ../../nbs/evidence/13_drawing.ipynb #9ebe0312
+def panels(
+    count: int,  # panels
+    height: float = 2.2,  # of a panel, in inches
+    abreast: int = 3,  # panels in a row, at most
+    **options,  # of `plt.subplots`
+) -> tuple[Figure, list]:  # the figure, its panels
+    "A figure with several panels: one column wide for a single panel, two columns for more."
     columns = min(count, abreast)
     rows = ceil(count / columns)
     width = ONE_COLUMN if count == 1 else TWO_COLUMNS
@@ -102,8 +108,11 @@ def panels(count: int, height: float = 2.2, abreast: int = 3, **options) -> tupl
     return figure, list(grid.flat[:count])
 
 
-def legend_below(figure: Figure, extra: list = ()) -> None:
-    "One legend for all panels, in as many columns as fit: each label once, then the handles in `extra`."
+def legend_below(
+    figure: Figure,  # with its panels drawn
+    extra: list = (),  # further handles, after those of the panels
+) -> None:
+    "One legend for all panels, in as many columns as fit, each label once."
     handles = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels()):
@@ -119,7 +128,10 @@ def legend_below(figure: Figure, extra: list = ()) -> None:
     figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)
 
 
-def require_columns(data: pd.DataFrame, columns: list[str]) -> None:
+def require_columns(
+    data: pd.DataFrame,  # what is to be drawn
+    columns: list[str],  # what the figure needs
+) -> None:
     "Raise `KeyError` naming the columns that are missing, `ValueError` if there are no rows."
     missing = [column for column in columns if column not in data]
     if missing:
@@ -127,15 +139,17 @@ def require_columns(data: pd.DataFrame, columns: list[str]) -> None:
     if data.empty:
         raise ValueError("there is nothing to draw: the data have no rows")
 
-# %% ../../nbs/evidence/13_drawing.ipynb #c2e056f8
-def count_label(data: pd.DataFrame) -> str:
-    "`30` or `28 to 30`."
+# %% ../../nbs/evidence/13_drawing.ipynb #8599a071
+def count_label(
+    data: pd.DataFrame,  # with a column n
+) -> str:
+    "The number of observations of a point: `30`, or `28 to 30` where it varies."
     low = data["n"].min()
     high = data["n"].max()
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
-# %% ../../nbs/evidence/13_drawing.ipynb #fe6d0c24
-ALPHA_LABELS = {
+# %% ../../nbs/evidence/13_drawing.ipynb #171dc688
+ALPHA_LABELS = {  # unit of alpha: label of the axis
     "raw": "\N{GREEK SMALL LETTER ALPHA} (length of the added vector)",
     "separation": "\N{GREEK SMALL LETTER ALPHA} (distances of the class means)",
 }
@@ -143,15 +157,19 @@ LINES = {"probe": "-", "random": ":"}  # direction: line style
 FROM_0_TO_1 = {"ylim": (-0.04, 1.04), "yticks": [0, 0.25, 0.5, 0.75, 1]}  # an axis of scores or rates
 
 
-def alpha_label(unit: str) -> str:
+def alpha_label(
+    unit: str,  # `raw` or `separation`
+) -> str:
     "The label of an axis of alphas. Raises `ValueError` for an unknown unit."
     if unit not in ALPHA_LABELS:
         raise ValueError(f"unknown unit of alpha {unit!r}; use one of {list(ALPHA_LABELS)}")
     return ALPHA_LABELS[unit]
 
 
-def dose_lines(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    "Line style and rows of each direction, by alpha; rows without a direction are the probe's."
+def dose_lines(
+    rows: pd.DataFrame,  # of one model: alpha, and direction if there are controls
+) -> list[tuple[str, pd.DataFrame]]:  # line style and rows of each direction, sorted by alpha
+    "The lines of one model. Rows without a direction are the probe's. Raises `ValueError` for an unknown direction."
     if "direction" not in rows:
         rows = rows.assign(direction="probe")
     unsteered = rows[rows["alpha"] == 0]
@@ -164,49 +182,65 @@ def dose_lines(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         parts.append((LINES[direction], own.sort_values("alpha")))
     return parts
 
-# %% ../../nbs/evidence/13_drawing.ipynb #91b303ed
-def require_one(data: pd.DataFrame, column: str, within: str) -> None:
+# %% ../../nbs/evidence/13_drawing.ipynb #fdbda6ed
+def require_one(
+    data: pd.DataFrame,
+    column: str,  # that must have one value
+    within: str,  # in the rows of each value of this column
+) -> None:
     "Raise `ValueError` if the rows of one `within` have several values of `column`."
     for key, values in data.groupby(within)[column]:
         if values.nunique() > 1:
-            raise ValueError(f"expected one {column} for {within} {key!r}, not {sorted(values.unique().tolist())}; choose one first")
+            found = sorted(values.unique().tolist())
+            raise ValueError(f"expected one {column} for {within} {key!r}, not {found}; choose one first")
 
 
-def scenario_heading(scenario: str) -> str:
-    "`the_listener` as `The Listener`."
-    return scenario.replace("_", " ").title()
-
-# %% ../../nbs/evidence/13_drawing.ipynb #cea8c823
-def control_entry(data: pd.DataFrame) -> list[Line2D]:
-    "The legend's entry for the random direction, if there is one."
-    if "direction" not in data or "random" not in set(data["direction"]):
-        return []
-    return [Line2D([], [], color="0.3", linestyle=":", label="random direction")]
-
-# %% ../../nbs/evidence/13_drawing.ipynb #1ada1ae8
-def only_scenario(data: pd.DataFrame) -> str:
+def only_scenario(
+    data: pd.DataFrame,  # with a column scenario
+) -> str:
     "The one scenario of the data. Raises `ValueError` if there are several."
     scenarios = data["scenario"].unique()
     if len(scenarios) > 1:
         raise ValueError(f"expected one scenario, not {scenarios.tolist()}; choose one first")
     return scenarios[0]
 
-# %% ../../nbs/evidence/13_drawing.ipynb #14d64fa3
-def dot_entry(label: str, face: str) -> Line2D:
-    "A legend's entry for a point."
+
+def scenario_heading(
+    scenario: str,  # its id, such as `the_listener`
+) -> str:  # such as `The Listener`
+    "A scenario's id as a heading."
+    return scenario.replace("_", " ").title()
+
+# %% ../../nbs/evidence/13_drawing.ipynb #c2177847
+def control_entry(
+    data: pd.DataFrame,  # direction, if there are controls
+) -> list[Line2D]:  # one, or none
+    "The legend's entry for the random direction, if there is one."
+    if "direction" not in data or "random" not in set(data["direction"]):
+        return []
+    return [Line2D([], [], color="0.3", linestyle=":", label="random direction")]
+
+
+def dot_entry(
+    label: str,
+    face: str,  # colour of the point's inside
+) -> Line2D:
+    "The legend's entry for a point."
     return Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor=face, label=label)
 
-# %% ../../nbs/evidence/13_drawing.ipynb #87bf0e56
-def p_label(p: float) -> str:
-    "`p = 0.010`, or `p < 0.001`."
+
+def p_label(
+    p: float,  # a p-value
+) -> str:
+    "A p-value as text: `p = 0.010`, or `p < 0.001`."
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
-# %% ../../nbs/evidence/13_drawing.ipynb #d58f5da5
+# %% ../../nbs/evidence/13_drawing.ipynb #61c8f01e
 def layer_looks(
     color: str,  # the model's
     layers: list[int],  # to be told apart
 ) -> dict[int, dict]:  # layer: look (color and marker)
-    "A shade of the model's colour a layer, darker with depth."
+    "One shade of the model's colour per layer, darker with depth."
     shades = sns.light_palette(color, len(layers) + 2).as_hex()[2:]
     markers = (MARKERS * ceil(len(layers) / len(MARKERS)))[: len(layers)]
     looks = [{"color": shade, "marker": marker} for shade, marker in zip(shades, markers)]

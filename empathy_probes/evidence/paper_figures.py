@@ -21,14 +21,14 @@ from .drawing import FROM_0_TO_1, GREY, alpha_label, control_entry, count_label,
 from .drawing import dot_entry, each_model, layer_looks, legend_below, only_scenario, p_label
 from .drawing import panels, print_style, require_columns, require_one, scenario_heading
 
-# %% ../../nbs/evidence/14_paper_figures.ipynb #5c499a70
+# %% ../../nbs/evidence/14_paper_figures.ipynb #492cf8fa
 @print_style
 def auroc_by_depth(
-    data: pd.DataFrame,  # model, depth (share of the blocks, 0 to 1), auroc, n (texts); auroc_low, auroc_high where known
+    data: pd.DataFrame,  # model, depth (share of the blocks), auroc, n (texts); auroc_low, auroc_high where known
     models: dict[str, str],  # key and title of each model, in the preset's order
     paper: pd.DataFrame | None = None,  # model (its name in the legend), depth, auroc
 ) -> Figure:
-    "AUROC on the test pairs by depth, a line a model (Figure 1). Raises `KeyError` for a missing column or an unknown model."
+    "AUROC on the test pairs by depth, one line per model (Figure 1). Raises `KeyError` as `require_columns`."
     require_columns(data, ["model", "depth", "auroc", "n"])
     figure, [ax] = panels(1, height=2.3)
     extra = []
@@ -37,7 +37,8 @@ def auroc_by_depth(
     for title, look, rows in each_model(data, models):
         ax.plot(rows["depth"], rows["auroc"], label=title, **look)
         if "auroc_low" in rows:
-            ax.fill_between(rows["depth"], rows["auroc_low"], rows["auroc_high"], color=look["color"], alpha=0.15, linewidth=0)
+            band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
+            ax.fill_between(rows["depth"], rows["auroc_low"], rows["auroc_high"], **band)
             extra = [Patch(color="0.85", label="95% bootstrap interval")]
     ax.axhline(0.5, color=GREY, linestyle=":", linewidth=0.8, label="chance")
     ax.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
@@ -47,13 +48,14 @@ def auroc_by_depth(
 
 
 def _paper_curves(ax, paper: pd.DataFrame, column: str) -> None:
-    "The paper's values by depth: thin, grey, a dash length a model."
+    "The paper's values by depth: thin and grey, with one length of dashes per model."
     require_columns(paper, ["model", "depth", column])
     for number, (model, rows) in enumerate(paper.groupby("model", sort=False)):
         dashes = (0, (6 / (number + 1), 2))
-        ax.plot(rows["depth"], rows[column], color=GREY, linestyle=dashes, linewidth=0.8, label=f"paper: {model}")
+        look = {"color": GREY, "linestyle": dashes, "linewidth": 0.8}
+        ax.plot(rows["depth"], rows[column], label=f"paper: {model}", **look)
 
-# %% ../../nbs/evidence/14_paper_figures.ipynb #e057dcfa
+# %% ../../nbs/evidence/14_paper_figures.ipynb #ab7ba877
 NULLS = {  # name: label, and look of its bars and of its 95th percentile
     "random": ("random directions", {"color": "0.82", "element": "bars", "edgecolor": "white"}, "0.6"),
     "shuffled": ("shuffled labels", {"color": "0.1", "element": "step", "fill": False}, "0.1"),
@@ -62,11 +64,11 @@ NULLS = {  # name: label, and look of its bars and of its 95th percentile
 
 @print_style
 def auroc_against_chance(
-    data: pd.DataFrame,  # model, null (`random` or `shuffled`), auroc; a row a trial
-    probes: pd.DataFrame,  # model, layer, null, auroc, q95, z, p; a row a model and null
+    data: pd.DataFrame,  # model, null (`random` or `shuffled`), auroc; one row per trial
+    probes: pd.DataFrame,  # model, layer, null, auroc, q95, z, p; one row per model and null
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "AUROCs of both nulls and of the probe, a panel a model (Figure 2). Raises `KeyError` for a missing column, an unknown model or null."
+    "AUROCs of both nulls and of the probe, one panel per model (Figure 2). Raises `KeyError` for an unknown null."
     require_columns(data, ["model", "null", "auroc"])
     require_columns(probes, ["model", "layer", "null", "auroc", "q95", "z", "p"])
     parts = each_model(data, models)
@@ -91,16 +93,17 @@ def _draw_null(ax, trials: pd.DataFrame, line: pd.Series) -> None:
     if line["null"] not in NULLS:
         raise KeyError(f"unknown null {line['null']!r}; use one of {list(NULLS)}")
     label, look, dark = NULLS[line["null"]]
-    sns.histplot(trials, x="auroc", bins=np.linspace(0, 1, 21), label=f"{label} (N = {len(trials)})", ax=ax, **look)
+    bins = np.linspace(0, 1, 21)
+    sns.histplot(trials, x="auroc", bins=bins, label=f"{label} (N = {len(trials)})", ax=ax, **look)
     ax.axvline(line["q95"], color=dark, linestyle="--", linewidth=0.9)
 
-# %% ../../nbs/evidence/14_paper_figures.ipynb #8bb64f42
+# %% ../../nbs/evidence/14_paper_figures.ipynb #4e0d5df8
 @print_style
 def keyword_ablation(
     data: pd.DataFrame,  # model, layer, text (`original` or `ablated`), auroc, separation, n (texts)
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "AUROC and separation before and after lexical ablation, a line a model and layer (Figure 3). Raises `KeyError` for a missing column or text."
+    "AUROC and separation before and after lexical ablation (Figure 3). Raises `KeyError` for a missing column or text."
     require_columns(data, ["model", "layer", "text", "auroc", "separation", "n"])
     names = []
     figure, [left, right] = panels(2, height=0.6 + 0.175 * len(data), sharey=True)
@@ -108,7 +111,8 @@ def keyword_ablation(
         for layer, texts in rows.set_index("text").groupby("layer"):
             original, ablated = texts.loc["original"], texts.loc["ablated"]
             _draw_pair(left, len(names), original["auroc"], ablated["auroc"], look["color"])
-            _draw_pair(right, len(names), 100, 100 * ablated["separation"] / original["separation"], look["color"])
+            share = 100 * ablated["separation"] / original["separation"]
+            _draw_pair(right, len(names), 100, share, look["color"])
             names.append(f"{title}, layer {layer}")
     left.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8, label="chance, or no separation")
     right.axvline(0, color=GREY, linestyle=":", linewidth=0.8)
@@ -125,13 +129,13 @@ def _draw_pair(ax, position: int, original: float, ablated: float, color: str) -
     ax.plot(original, position - 0.12, "o", color=color)
     ax.plot(ablated, position + 0.12, "o", color=color, markerfacecolor="white")
 
-# %% ../../nbs/evidence/14_paper_figures.ipynb #62c3001f
+# %% ../../nbs/evidence/14_paper_figures.ipynb #4dda01ea
 @print_style
 def detection_by_model(
     data: pd.DataFrame,  # model, depth (share of the blocks, 0 to 1), auroc, accuracy, effect_size, n (texts)
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "AUROC and accuracy by depth beside the effect size (Figure 4). Raises `KeyError` for a missing column or an unknown model."
+    "AUROC and accuracy by depth beside the effect size (Figure 4). Raises `KeyError` as `require_columns`."
     require_columns(data, ["model", "depth", "auroc", "accuracy", "effect_size", "n"])
     figure, [left, right] = panels(2, height=2.4)
     for title, look, rows in each_model(data, models):
@@ -148,14 +152,14 @@ def detection_by_model(
     legend_below(figure, extra=[solid, dashed])
     return figure
 
-# %% ../../nbs/evidence/14_paper_figures.ipynb #d3a86d52
+# %% ../../nbs/evidence/14_paper_figures.ipynb #8c192b1b
 @print_style
 def projection_against_rating(
-    data: pd.DataFrame,  # model, layer, score, projection; a row a completion
+    data: pd.DataFrame,  # model, layer, score (the rating), projection; one row per completion
     models: dict[str, str],  # key and title of each model, in the preset's order
     seed: int = 0,  # of the jitter
 ) -> Figure:
-    "Projection against score, a panel a model (Figure 5). Raises `KeyError` for a missing column or an unknown model."
+    "Projection against rating, one panel per model (Figure 5). Raises `KeyError` as `require_columns`."
     require_columns(data, ["model", "layer", "score", "projection"])
     parts = each_model(data, models)
     figure, axes = panels(len(parts))
@@ -170,17 +174,17 @@ def projection_against_rating(
         r = f"{found['pearson_r']:.2f}".replace("-", "\N{MINUS SIGN}")
         heading = f"r = {r}, {p_label(found['pearson_p'])}, N = {len(rows)}"
         ax.set(title=f"{title}\n{heading}", xticks=sorted(rows["score"].unique()))
-        ax.set(xlabel="score of the completion", ylabel=f"projection at layer {rows['layer'].iloc[0]}")
+        ax.set(xlabel="rating of the completion", ylabel=f"projection at layer {rows['layer'].iloc[0]}")
     return figure
 
-# %% ../../nbs/evidence/14_paper_figures.ipynb #d64d47d3
+# %% ../../nbs/evidence/14_paper_figures.ipynb #b3eed8b4
 @print_style
 def dose_response(
-    data: pd.DataFrame,  # model, layer, scenario, alpha, score_mean, score_sd, n (samples); direction (`probe` or `random`) if there are controls
+    data: pd.DataFrame,  # model, layer, scenario, alpha, score_mean, score_sd, n; direction if there are controls
     models: dict[str, str],  # key and title of each model, in the preset's order
     alpha_unit: str,  # `raw` or `separation`
 ) -> Figure:
-    "Concept score against alpha, a panel a scenario, a line a model (Figure 6). Raises `ValueError` for several layers of a model."
+    "Word score against alpha, one panel per scenario (Figure 6). Raises `ValueError` for several layers of a model."
     require_columns(data, ["model", "layer", "scenario", "alpha", "score_mean", "score_sd", "n"])
     require_one(data, "layer", within="model")
     scenarios = data["scenario"].unique()
@@ -193,7 +197,7 @@ def dose_response(
                 if style == "-":
                     _sd_band(ax, line, look["color"])
         ax.set(title=scenario_heading(scenario), xlabel=alpha_label(alpha_unit), **FROM_0_TO_1)
-        ax.set(ylabel=f"concept score (N = {count_label(data)} a point)")
+        ax.set(ylabel=f"word score (N = {count_label(data)} per point)")
         ax.label_outer()
     legend_below(figure, extra=[Patch(color="0.85", label="\N{PLUS-MINUS SIGN} 1 SD"), *control_entry(data)])
     return figure
@@ -205,16 +209,16 @@ def _sd_band(ax, line: pd.DataFrame, color: str) -> None:
     high = line["score_mean"] + line["score_sd"]
     ax.fill_between(line["alpha"], low, high, color=color, alpha=0.1, linewidth=0)
 
-# %% ../../nbs/evidence/14_paper_figures.ipynb #88a6c6b0
+# %% ../../nbs/evidence/14_paper_figures.ipynb #9bdcb39a
 @print_style
 def unsteered_scores(
-    data: pd.DataFrame,  # model, scenario, score_mean, n (samples): one row a model and scenario, at alpha 0
+    data: pd.DataFrame,  # model, scenario, score_mean, n (samples): one row per model and scenario, at alpha 0
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "Concept score without steering, a bar a model and scenario (Figure 7). Raises `ValueError` for two bars in one place."
+    "Word score without steering, one bar per model and scenario (Figure 7). Raises `ValueError` for two rows of a bar."
     require_columns(data, ["model", "scenario", "score_mean", "n"])
     if data.duplicated(["model", "scenario"]).any():
-        raise ValueError("expected one row a model and scenario; choose one layer a model and alpha 0 first")
+        raise ValueError("expected one row per model and scenario; choose one layer per model and alpha 0 first")
     scenarios = list(data["scenario"].unique())
     parts = each_model(data, models)
     width = 0.8 / len(parts)
@@ -223,20 +227,20 @@ def unsteered_scores(
         positions = [scenarios.index(scenario) for scenario in rows["scenario"]]
         shift = (number - (len(parts) - 1) / 2) * width
         ax.bar(np.add(positions, shift), rows["score_mean"], width=0.9 * width, color=look["color"], label=title)
-    ax.set(ylim=(0, 1), ylabel=f"concept score (N = {count_label(data)} a bar)")
+    ax.set(ylim=(0, 1), ylabel=f"word score (N = {count_label(data)} per bar)")
     ax.set_xticks(range(len(scenarios)), [scenario_heading(scenario) for scenario in scenarios])
     legend_below(figure)
     return figure
 
-# %% ../../nbs/evidence/14_paper_figures.ipynb #8697a8c5
+# %% ../../nbs/evidence/14_paper_figures.ipynb #35289771
 @print_style
 def score_change(
-    data: pd.DataFrame,  # model, layer, scenario, alpha, delta, n (samples); direction (`probe` or `random`) if there are controls
+    data: pd.DataFrame,  # model, layer, scenario, alpha, delta, n (samples); direction if there are controls
     models: dict[str, str],  # key and title of each model, in the preset's order
     alpha_unit: str,  # `raw` or `separation`
-    slope: float | None = None,  # of the straight line to compare with, score per unit of alpha; the paper's is 0.02 (raw)
+    slope: float | None = None,  # of a straight line, in score per unit of alpha; the paper's is 0.02 (raw)
 ) -> Figure:
-    "Change of the concept score against alpha, a line a model (Figure 8). Raises `ValueError` for several layers of a model or several scenarios."
+    "Change of the word score against alpha (Figure 8). Raises `ValueError` for several layers of a model or scenarios."
     require_columns(data, ["model", "layer", "scenario", "alpha", "delta", "n"])
     require_one(data, "layer", within="model")
     scenario = only_scenario(data)
@@ -248,19 +252,21 @@ def score_change(
             ax.plot(line["alpha"], line["delta"], style, label=label if style == "-" else None, **look)
     if slope is not None:
         ends = np.array([data["alpha"].min(), data["alpha"].max()])
-        ax.plot(ends, slope * ends, color=GREY, linestyle="--", linewidth=0.8, label=f"{slope:g} \N{GREEK SMALL LETTER ALPHA}")
-    ax.set(title=scenario_heading(scenario), xlabel=alpha_label(alpha_unit), ylabel=f"change of concept score (N = {count_label(data)})")
+        label = f"{slope:g} \N{GREEK SMALL LETTER ALPHA}"
+        ax.plot(ends, slope * ends, color=GREY, linestyle="--", linewidth=0.8, label=label)
+    ax.set(title=scenario_heading(scenario), xlabel=alpha_label(alpha_unit))
+    ax.set(ylabel=f"change of word score (N = {count_label(data)})")
     legend_below(figure, extra=control_entry(data))
     return figure
 
-# %% ../../nbs/evidence/14_paper_figures.ipynb #2554928c
+# %% ../../nbs/evidence/14_paper_figures.ipynb #e7311cb5
 @print_style
 def dose_response_by_layer(
     data: pd.DataFrame,  # model, layer, scenario, alpha, score_mean, n (samples), of one direction
     models: dict[str, str],  # key and title of each model, in the preset's order
     alpha_unit: str,  # `raw` or `separation`
 ) -> Figure:
-    "Concept score against alpha in one scenario, a panel a model, a line a layer (Figure 9). Raises `ValueError` for several scenarios."
+    "Word score against alpha in one scenario, one line per layer (Figure 9). Raises as `only_scenario`."
     require_columns(data, ["model", "layer", "scenario", "alpha", "score_mean", "n"])
     scenario = only_scenario(data)
     if "direction" in data:
@@ -273,5 +279,5 @@ def dose_response_by_layer(
             ax.plot(line["alpha"], line["score_mean"], label=f"layer {layer}", **layer_look)
         ax.set(title=f"{title}\n{scenario_heading(scenario)}", xlabel=alpha_label(alpha_unit), **FROM_0_TO_1)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
-    axes[0].set_ylabel(f"concept score (N = {count_label(data)} a point)")
+    axes[0].set_ylabel(f"concept score (N = {count_label(data)} per point)")
     return figure
