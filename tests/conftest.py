@@ -9,12 +9,12 @@ from huggingface_hub import constants
 from transformers import LlamaConfig, Phi3Config, Qwen2Config
 
 from empathy_probes.method.scoring import score_samples
-from empathy_probes.machine import weights
 from empathy_probes.machine.concepts import load_concept
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.weights import byte_tokenizer, hub_commit, random_model
-from empathy_probes.evidence.published import load_released
+from empathy_probes.evidence.released_results import load_released
+from empathy_probes.machine import weights
 
 torch.set_num_threads(1)  # more only slow tiny models down, and all of them on a busy machine: twentyfold
 

@@ -10,8 +10,9 @@ import pytest
 from empathy_probes.method.scoring import rates, success
 from empathy_probes.machine.concepts import load_concept
 from empathy_probes.evidence.claims import claims_summary, claims_table, recompute
-from empathy_probes.evidence.published import DOLPHIN, PHI, QWEN, paper_values
+from empathy_probes.evidence.published import paper_values
 from empathy_probes.evidence.recomputed_steering import alpha_in_separations, baseline_scores
+from empathy_probes.evidence.released_results import DOLPHIN, PHI, QWEN
 from empathy_probes.evidence.steering_uncertainty import shuffled_success
 from empathy_probes.evidence.verdicts import NUMBER, read_claims, success_bounds
 
@@ -77,7 +78,7 @@ def test_what_becomes_of_each_number(claims, number, expected):
 def test_the_numbers_behind_the_protocols_last_table(evidence):
     found = {name: round(float(number), 4) for name, number in evidence.numbers.items()}
     expected = {
-        "listener_baseline": 1, "listener_cells": 7, "listener_rate_qwen": 0.4667, "success_positive_dolphin": 0.8889,
+        "listener_baseline": 1, "listener_settings": 7, "listener_rate_qwen": 0.4667, "success_positive_dolphin": 0.8889,
         "success_positive_strict_dolphin": 0.7037, "empty_at_dolphin": 0.3333, "empty_excess_dolphin": 0, "success_qwen": 0.6528,
         "success_phi": 0.6167, "success_table3_qwen": 0.6875, "success_table3_phi": 0.65, "success_ties_qwen": 0.4583,
         "success_ties_dolphin": 0.6481, "success_ties_phi": 0.425, "keyword_auroc": 1, "tfidf_auroc": 1, "random_mean": 0.4978,

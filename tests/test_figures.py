@@ -13,15 +13,15 @@ import pytest
 
 from empathy_probes.method.scoring import SETTING, change_from_zero, rates, score_samples
 from empathy_probes.machine.concepts import load_concept
-from empathy_probes.evidence.published import PHI, compare_with_paper, paper_table, paper_tolerance
-from empathy_probes.evidence.published import released_behaviour, released_samples
-from empathy_probes.evidence.uncertainty import compare_with_null
 from empathy_probes.evidence.dose_figures import detection_steering
 from empathy_probes.evidence.drawing import TWO_COLUMNS, save_figure
-from empathy_probes.evidence.paper_figures import auroc_against_chance, auroc_by_depth, detection_by_model, dose_response
-from empathy_probes.evidence.paper_figures import dose_response_by_layer, keyword_ablation, projection_against_rating
-from empathy_probes.evidence.paper_figures import score_change, unsteered_scores
+from empathy_probes.evidence.paper_figures import auroc_against_chance, auroc_by_depth, detection_by_model
+from empathy_probes.evidence.paper_figures import dose_response, dose_response_by_layer, keyword_ablation
+from empathy_probes.evidence.paper_figures import projection_against_rating, score_change, unsteered_scores
+from empathy_probes.evidence.published import compare_with_paper, paper_table, paper_tolerance
+from empathy_probes.evidence.released_results import PHI, released_behaviour, released_samples
 from empathy_probes.evidence.tables import TABLE3_COLUMNS, as_markdown, table2, table3, table4
+from empathy_probes.evidence.uncertainty import compare_with_null
 
 FOLDER = Path(os.environ.get("PUBLISHED", Path(__file__).resolve().parents[2] / "shared/published"))
 
@@ -144,4 +144,4 @@ def test_table3_of_the_released_samples(folder):
     assert set(TABLE3_COLUMNS) <= set(ours)
     examples = table4(scored, "the_protector")
     assert examples.alpha.tolist() == [-10, 10]
-    assert examples.word_score.tolist() == [0, 1]
+    assert examples.concept_score.tolist() == [0, 1]

@@ -14,11 +14,11 @@ from empathy_probes.method.activations import extract
 from empathy_probes.method.directions import random_direction
 from empathy_probes.method.residual_stream import add_vectors, find_blocks, project_out, read_residual
 from empathy_probes.method.steering import encode_prompt, steer
-from empathy_probes.machine import generation
 from empathy_probes.machine.generation import copy_rows, draw, log_odds, perplexities, read_prompt, sample_tokens
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.weights import byte_tokenizer, empty_model, loaded_bytes, random_model
+from empathy_probes.machine import generation
 
 WIDTH, LAYER = 32, 1
 PROMPT = byte_tokenizer()("You are at the well. What do you do?")["input_ids"]  # longer than the sliding windows

@@ -2,8 +2,8 @@
 import pytest
 
 from empathy_probes.method.scoring import SETTING, rates, success
-from empathy_probes.evidence.published import DOLPHIN, PHI, QWEN, compare_with_paper, empty_outputs, load_released
-from empathy_probes.evidence.published import paper_table, paper_tolerance, paper_values
+from empathy_probes.evidence.published import compare_with_paper, paper_table, paper_tolerance, paper_values
+from empathy_probes.evidence.released_results import DOLPHIN, PHI, QWEN, empty_outputs, load_released
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.released import ReleasedDataError, check_released, fetch_released, open_concept, release
 from empathy_probes.machine.released import released_sha256
 from empathy_probes.machine.study import open_study
-from empathy_probes.evidence.published import RELEASED_FILES, released_cosines
+from empathy_probes.evidence.published import released_cosines
+from empathy_probes.evidence.released_results import RELEASED_FILES
 from empathy_probes.machine import released
 
 FILES = {"data/a.json": b"[1, 2]", "results/b.npy": b"\x93NUMPY"}

@@ -10,11 +10,11 @@ import torch
 
 from empathy_probes.method import activations as method_activations
 from empathy_probes.method.activations import extract
-from empathy_probes.machine import tensor_store, weights
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
 from empathy_probes.machine.tensor_store import activations, add_to_store, load_store
 from empathy_probes.machine.weights import random_model, weights_identity
+from empathy_probes.machine import tensor_store, weights
 
 SMOKE = load_preset("smoke")
 SPEC = SMOKE.models["tiny-llama"]
