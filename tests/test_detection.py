@@ -27,16 +27,16 @@ def test_order_of_texts_changes_nothing():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_scores_that_are_not_finite_are_refused_everywhere(bad):
-    scores = [bad, 1.0, 0.0]
+def test_projections_that_are_not_finite_are_refused_everywhere(bad):
+    projections = [bad, 1.0, 0.0]
     labels = [1, 1, 0]
-    for figure in [auroc, separation, class_sd]:
-        with pytest.raises(ValueError, match="score of text 0"):
-            figure(scores, labels)
-    with pytest.raises(ValueError, match="score of text 0"):
-        accuracy(scores, labels, "median")
+    for statistic in [auroc, separation, class_sd]:
+        with pytest.raises(ValueError, match="projection of text 0"):
+            statistic(projections, labels)
+    with pytest.raises(ValueError, match="projection of text 0"):
+        accuracy(projections, labels, "median")
     with pytest.raises(ValueError, match="not finite"):
-        correlation(scores, labels)
+        correlation(projections, labels)
 
 
 def test_train_rule_never_looks_at_the_test_labels():
@@ -46,6 +46,6 @@ def test_train_rule_never_looks_at_the_test_labels():
 
 
 def test_confusion_of_one_class():
-    figures = confusion([0, 0], [0, 0])
-    assert figures["specificity"] == figures["accuracy"] == 1.0
-    assert all(np.isnan(figures[name]) for name in ["precision", "recall", "f1"])
+    counted = confusion([0, 0], [0, 0])
+    assert counted["specificity"] == counted["accuracy"] == 1.0
+    assert all(np.isnan(counted[name]) for name in ["precision", "recall", "f1"])

@@ -18,14 +18,25 @@ import yaml
 
 from ..method.texts import Concept, Lexicon, Scenario
 
-# %% ../../nbs/machine/01_concepts.ipynb #69797a26
-DATA = Path(empathy_probes.__file__).parent / "data"  # what comes with the package
+# %% ../../nbs/machine/01_concepts.ipynb #c03250eb
+DATA = Path(empathy_probes.__file__).parent / "data"  # the data that come with the package
 
-# %% ../../nbs/machine/01_concepts.ipynb #1fafd3c9
+# %% ../../nbs/machine/01_concepts.ipynb #8969bfdf
 class ConceptError(ValueError):
     "A concept's file is missing or wrong; the message names the file, the line and what to do."
 
-# %% ../../nbs/machine/01_concepts.ipynb #860ed7bc
+
+def _read(path: Path) -> str:
+    "The text of a file. Raises `ConceptError` if there is none or it is not UTF-8."
+    if not path.is_file():
+        needed = "a concept is a folder with scenarios.json, pairs.jsonl, completions.jsonl and lexicon.yaml"
+        raise ConceptError(f"{path}: no such file; {needed}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConceptError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+# %% ../../nbs/machine/01_concepts.ipynb #39b3858d
 RELEASED_NAMES = {
     "scenario_id": "scenario",
     "empathic_text": "positive",
@@ -34,10 +45,15 @@ RELEASED_NAMES = {
 }  # the field names of the paper's released files, and ours
 
 
+def _renamed(row: dict) -> dict:
+    "A line's object under our field names."
+    return {RELEASED_NAMES.get(key, key): value for key, value in row.items()}
+
+
 def read_jsonl(
-    path: Path,  # a file with one JSON object a line; blank lines are allowed
+    path: Path,  # a file with one JSON object per line; blank lines are allowed
 ) -> list[tuple[int, dict]]:  # (line number from 1, object)
-    "Read JSON lines with their line numbers. Raises `ConceptError` naming file and line where a line is not a JSON object."
+    "Read JSON lines with their line numbers. Raises `ConceptError` if a line is not a JSON object."
     rows = []
     for number, line in enumerate(_read(path).splitlines(), start=1):
         if not line.strip():
@@ -45,24 +61,12 @@ def read_jsonl(
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ConceptError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from None
+            fault = f"not valid JSON ({error.msg} at column {error.colno})"
+            raise ConceptError(f"{path}, line {number}: {fault}") from None
         if not isinstance(row, dict):
             raise ConceptError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
         rows.append((number, _renamed(row)))
     return rows
-
-
-def _renamed(row: dict) -> dict:
-    return {RELEASED_NAMES.get(key, key): value for key, value in row.items()}
-
-
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise ConceptError(f"{path}: no such file; a concept is a folder with scenarios.json, pairs.jsonl, completions.jsonl and lexicon.yaml")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConceptError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 # %% ../../nbs/machine/01_concepts.ipynb #57c57def
 def text_field(
@@ -78,7 +82,7 @@ def text_field(
         raise ConceptError(f"{where}: the field {key!r} must be a non-empty text, not {value!r}")
     return value
 
-# %% ../../nbs/machine/01_concepts.ipynb #bf16cc65
+# %% ../../nbs/machine/01_concepts.ipynb #ed5bcabf
 def read_scenarios(
     path: Path,  # scenarios.json
 ) -> dict[str, Scenario]:  # scenarios by id, in the file's order
@@ -99,24 +103,27 @@ def read_scenarios(
 
 
 def _scenario(row: dict, where: str) -> Scenario:
+    "One scenario, each of its texts checked."
     texts = {key: text_field(row, key, where) for key in ("id", "title", "objective", "pressure")}
-    rubric = {int(score): text_field(row["rubric"], score, f"{where}, rubric") for score in row.get("rubric", {})}
+    rubric = row.get("rubric", {})
+    rubric = {int(rating): text_field(rubric, rating, f"{where}, rubric") for rating in rubric}
     continuations = row.get("continuations", {})
     if continuations:
-        continuations = {key: text_field(continuations, key, f"{where}, continuations") for key in ("positive", "negative")}
+        at = f"{where}, continuations"
+        continuations = {key: text_field(continuations, key, at) for key in ("positive", "negative")}
     return Scenario(**texts, rubric=rubric, continuations=continuations)
 
-# %% ../../nbs/machine/01_concepts.ipynb #1cd10948
-SPLITS = ("train", "test")
-RELEASED_SPLITS = {"train_pairs.jsonl": "train", "test_pairs.jsonl": "test"}
-HARD_PAIRS = "hard_pairs.jsonl"
-FILE_SPLITS = RELEASED_SPLITS | {HARD_PAIRS: "hard"}  # files whose names tell the split; in others each pair names its own
+# %% ../../nbs/machine/01_concepts.ipynb #fdcdd10d
+SPLITS = ("train", "test")  # what a pair in pairs.jsonl may belong to
+RELEASED_SPLITS = {"train_pairs.jsonl": "train", "test_pairs.jsonl": "test"}  # the paper's files, one for each split
+HARD_PAIRS = "hard_pairs.jsonl"  # the file of pairs in which words mislead
+FILE_SPLITS = RELEASED_SPLITS | {HARD_PAIRS: "hard"}  # files that hold one split; in others each pair names its own
 
 
 def read_pairs(
     paths: list[Path],  # pairs.jsonl or the two released files, then hard_pairs.jsonl where there is one
     scenarios: dict[str, Scenario],  # the scenarios a pair may name
-) -> pd.DataFrame:  # columns split, scenario, positive, negative, source; a row a pair
+) -> pd.DataFrame:  # columns split, scenario, positive, negative, source; one row per pair
     "Read the contrastive pairs (section 3.1). Raises `ConceptError` with the file and the line of the first fault."
     pairs, seen = [], {}
     lines = [(path, number, row) for path in paths for number, row in read_jsonl(path)]
@@ -134,41 +141,50 @@ def read_pairs(
     for split in SPLITS:
         count = sum(pair["split"] == split for pair in pairs)
         if count < 2:
-            raise ConceptError(f"{paths[0]}: {count} pair(s) in the split {split!r}; a direction and its test need at least 2 each")
+            needed = "a direction and its test need at least 2 each"
+            raise ConceptError(f"{paths[0]}: {count} pair(s) in the split {split!r}; {needed}")
     return pd.DataFrame(pairs)
 
 
 def _check_scenario(name: str, scenarios: dict[str, Scenario], where: str) -> None:
+    "Raise `ConceptError` if there is no scenario of that name."
     if name not in scenarios:
         raise ConceptError(f"{where}: unknown scenario {name!r}; scenarios.json has {list(scenarios)}")
 
 
 def _check_new(text: str, split: str, where: str, seen: dict) -> None:
+    "Raise `ConceptError` if a text was seen before, in any split; note it in `seen` otherwise."
     key = " ".join(text.split())
-    if key in seen:
-        first, first_split = seen[key]
-        names = {"train": "training"}
-        what = f"a {split} text that is also a {names.get(first_split, first_split)} text" if first_split != split else "a duplicate"
-        raise ConceptError(f"{where}: {what}: the same text stands in {Path(first).name}; remove one ({text[:40]!r}...)")
-    seen[key] = (where, split)
+    if key not in seen:
+        seen[key] = (where, split)
+        return
+    first, first_split = seen[key]
+    kind = "training" if first_split == "train" else first_split
+    what = "a duplicate" if first_split == split else f"a {split} text that is also a {kind} text"
+    raise ConceptError(f"{where}: {what}: the same text stands in {Path(first).name}; remove one ({text[:40]!r}...)")
 
-# %% ../../nbs/machine/01_concepts.ipynb #620344ba
+# %% ../../nbs/machine/01_concepts.ipynb #232b425d
 def read_completions(
     path: Path,  # completions.jsonl
     scenarios: dict[str, Scenario],  # the scenarios a completion may name
-) -> pd.DataFrame:  # columns scenario, text, score; a row a completion
-    "Read the scored completions (section 3.3). Raises `ConceptError` with the file and the line of the first fault."
+) -> pd.DataFrame:  # columns scenario, text, score (the rating); one row per completion
+    "Read the rated completions (section 3.3). Raises `ConceptError` with the file and the line of the first fault."
     completions = []
     for number, row in read_jsonl(path):
         where = f"{path}, line {number}"
         _check_scenario(text_field(row, "scenario", where), scenarios, where)
         if not isinstance(row.get("score"), int):
             raise ConceptError(f"{where}: the score must be a whole number, not {row.get('score')!r}")
-        completions.append(dict(scenario=row["scenario"], text=text_field(row, "text", where), score=row["score"]))
+        text = text_field(row, "text", where)
+        completions.append(dict(scenario=row["scenario"], text=text, score=row["score"]))
     return pd.DataFrame(completions, columns=["scenario", "text", "score"])
 
-# %% ../../nbs/machine/01_concepts.ipynb #a8c8a0c1
+# %% ../../nbs/machine/01_concepts.ipynb #da925f4d
+RELEASED_LEXICON = "ablation_lexicon.json"  # the released file, which holds the ablation list alone
+
+
 def _read_yaml(path: Path):
+    "What a YAML file holds. Raises `ConceptError` if it is not valid YAML."
     try:
         return yaml.safe_load(_read(path))
     except yaml.MarkedYAMLError as error:
@@ -176,13 +192,10 @@ def _read_yaml(path: Path):
         raise ConceptError(f"{path}, line {line}: not valid YAML ({error.problem})") from None
 
 
-RELEASED_LEXICON = "ablation_lexicon.json"  # the released file holds the ablation list alone
-
-
 def read_lexicon(
     path: Path,  # lexicon.yaml, or the released JSON (which is YAML too)
 ) -> Lexicon:
-    "Read the word lists. Raises `ConceptError` for bad YAML, an unknown list, a keyword without synonyms or a word that is no text."
+    "Read the word lists. Raises `ConceptError` for an unknown list, missing synonyms or words that are no texts."
     lists = _read_yaml(path)
     if path.name == RELEASED_LEXICON and isinstance(lists, dict):
         lists = {"ablation": lists}
@@ -194,7 +207,8 @@ def read_lexicon(
             raise ConceptError(f"{path}: the keyword {keyword!r} needs a list of synonyms, not {synonyms!r}")
     for name, words in [*lists["ablation"].items(), *lists.items()]:
         if not isinstance(words, (list, dict)) or not all(isinstance(word, str) for word in [name, *words]):
-            raise ConceptError(f"{path}: {name!r} must list texts, not {words!r}; put words such as yes, no, on, off and true in quotes")
+            hint = "put words such as yes, no, on, off and true in quotes"
+            raise ConceptError(f"{path}: {name!r} must list texts, not {words!r}; {hint}")
     return Lexicon(**lists)
 
 # %% ../../nbs/machine/01_concepts.ipynb #45625b64
@@ -209,7 +223,7 @@ def read_prompts(
         raise ConceptError(f"{path}: expected the texts 'positive' and 'negative'")
     return {side: text_field(prompts, side, str(path)).strip() for side in ("positive", "negative")}
 
-# %% ../../nbs/machine/01_concepts.ipynb #a61808f5
+# %% ../../nbs/machine/01_concepts.ipynb #85a9526f
 def concept_files(
     folder: Path,  # a concept's folder, or one in the layout of the paper's repository
 ) -> dict[str, list[Path]]:  # where its scenarios, pairs, hard pairs (if any), completions and lexicon are
@@ -224,10 +238,15 @@ def concept_files(
             "lexicon": [folder / RELEASED_LEXICON],
             "hard_pairs": hard_pairs,
         }
-    names = {"scenarios": "scenarios.json", "pairs": "pairs.jsonl", "completions": "completions.jsonl", "lexicon": "lexicon.yaml"}
-    return {kind: [folder / name] for kind, name in names.items()} | {"hard_pairs": hard_pairs}
+    return {
+        "scenarios": [folder / "scenarios.json"],
+        "pairs": [folder / "pairs.jsonl"],
+        "completions": [folder / "completions.jsonl"],
+        "lexicon": [folder / "lexicon.yaml"],
+        "hard_pairs": hard_pairs,
+    }
 
-# %% ../../nbs/machine/01_concepts.ipynb #4c52bef7
+# %% ../../nbs/machine/01_concepts.ipynb #df2c7f89
 def concept_folder(
     concept: str | Path,  # the name of a concept in the package, or a folder
     start: str | Path = ".",  # where a relative path begins
@@ -236,7 +255,8 @@ def concept_folder(
     bundled = {path.name: path for path in sorted((DATA / "concepts").iterdir())}
     folder = bundled.get(str(concept), Path(start) / Path(concept).expanduser()).resolve()
     if not folder.is_dir():
-        raise ConceptError(f"{concept}: neither a concept in the package ({', '.join(bundled)}) nor a folder ({folder})")
+        known = ", ".join(bundled)
+        raise ConceptError(f"{concept}: neither a concept in the package ({known}) nor a folder ({folder})")
     return folder
 
 

@@ -20,12 +20,38 @@ from .store import replace_file
 from .study import Study, project_root
 from .weights import weights_identity
 
-# %% ../../nbs/machine/13_manifest.ipynb #862e70e7
+# %% ../../nbs/machine/13_manifest.ipynb #2450bad1
+def _versions() -> dict[str, str]:
+    "The versions of Python and of the packages that a result depends on."
+    packages = ["empathy_probes", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn"]
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def _on_gpu(device: str) -> bool:
+    "Whether a stage of a preset for this device used a GPU; sections that only read results run anywhere."
+    return device == "cuda" and torch.cuda.is_available()
+
+
+def _peak_memory_mib(device: str) -> int:
+    "The most memory that this process has held so far, in MiB, on the GPU or else in main memory."
+    if _on_gpu(device):
+        return torch.cuda.max_memory_allocated() >> 20
+    unit = 1 if platform.system() == "Darwin" else 1024  # macOS counts in bytes, Linux in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
+
+
+def _git_commit() -> str | None:
+    "The repository's commit, with `-dirty` if files differ from it; None outside of a repository."
+    git = ["git", "-C", str(project_root()), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    result = subprocess.run(git, capture_output=True, text=True)
+    return result.stdout.strip() or None
+
+# %% ../../nbs/machine/13_manifest.ipynb #938e7d4d
 def record_stage(
     study: Study,
-    stage: str,  # the section notebook, with the model where there is one run a model
-) -> dict:  # what was recorded about this stage
-    "Write a finished stage into `manifest.json`, with versions, commit, weights, data, seed, device, seconds and peak memory."
+    stage: str,  # the section notebook, with the model where there is one run per model
+) -> dict:  # what was recorded about this stage: seconds, peak_memory_mib, finished, device, git_commit, seed
+    "Write a finished stage into `manifest.json`, with versions, weights and data."
     path = study.runs / "manifest.json"
     entry = {
         "seconds": round(time.monotonic() - study.started, 1),
@@ -43,25 +69,3 @@ def record_stage(
         manifest["stages"][stage] = entry
         partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     return entry
-
-
-def _versions() -> dict[str, str]:
-    packages = ["empathy_probes", "torch", "transformers", "safetensors", "numpy", "scipy", "scikit-learn"]
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def _on_gpu(device: str) -> bool:
-    return device == "cuda" and torch.cuda.is_available()  # sections that only read results run anywhere
-
-
-def _peak_memory_mib(device: str) -> int:
-    if _on_gpu(device):
-        return torch.cuda.max_memory_allocated() >> 20
-    unit = 1 if platform.system() == "Darwin" else 1024  # macOS counts in bytes, Linux in KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
-
-
-def _git_commit() -> str | None:
-    git = ["git", "-C", str(project_root()), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    result = subprocess.run(git, capture_output=True, text=True)
-    return result.stdout.strip() or None

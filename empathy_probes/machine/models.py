@@ -15,7 +15,7 @@ from .presets import ModelSpec, PresetError
 from .resources import check_resources
 from .weights import byte_tokenizer, model_source, random_model
 
-# %% ../../nbs/machine/05_models.ipynb #79900931
+# %% ../../nbs/machine/05_models.ipynb #75e8606a
 def load_tokenizer(
     spec: ModelSpec,  # the model's entry in a preset
 ) -> PreTrainedTokenizerBase:  # cuts long texts at their end, and has a token for padding
@@ -26,31 +26,36 @@ def load_tokenizer(
         source, where = model_source(spec)
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
     if spec.chat_template and not tokenizer.chat_template:
-        raise PresetError(f"model {spec.key!r}: chat_template is true, but its tokenizer has none; set chat_template: false for a plain prompt")
+        why = "chat_template is true, but its tokenizer has none; set chat_template: false for a plain prompt"
+        raise PresetError(f"model {spec.key!r}: {why}")
     tokenizer.truncation_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
-# %% ../../nbs/machine/05_models.ipynb #3540f3e2
+# %% ../../nbs/machine/05_models.ipynb #c775cf2d
 def load_model(
     spec: ModelSpec,  # the model's entry in the preset
     device: str = "cpu",  # `cpu` or `cuda`
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # model in evaluation mode, tokenizer
-    "Load a model and its tokenizer. Raises an error that names what is missing: package, device, memory, layer or chat template."
+    "Load a model and its tokenizer. Raises an error naming what is missing or wrong: package, device, memory, blocks."
     if spec.released:
-        raise PresetError(f"model {spec.key!r} has no weights here: the preset reads the paper's released samples; use the preset paper to run it")
+        why = "has no weights here: the preset reads the paper's released samples; use the preset paper to run it"
+        raise PresetError(f"model {spec.key!r} {why}")
     check_resources([spec], device)
     if spec.random:
         model = random_model(**spec.random).to(device, getattr(torch, spec.dtype))
     else:
         model = _load_pretrained(spec, device)
-    if len(find_blocks(model)) != spec.blocks:
-        raise PresetError(f"model {spec.key!r} has {len(find_blocks(model))} blocks, its preset says {spec.blocks}; correct 'blocks' and 'layers'")
+    blocks = len(find_blocks(model))
+    if blocks != spec.blocks:
+        why = f"has {blocks} blocks, its preset says {spec.blocks}; correct 'blocks' and 'layers'"
+        raise PresetError(f"model {spec.key!r} {why}")
     return model.eval(), load_tokenizer(spec)
 
 
 def _load_pretrained(spec: ModelSpec, device: str) -> PreTrainedModel:
+    "Load a model from its files, packed and spread as its entry says."
     source, where = model_source(spec)
     dtype = getattr(torch, spec.dtype)
     options = {"dtype": dtype, "use_safetensors": True, "device_map": spec.device_map or {"": device}}

@@ -27,12 +27,12 @@ from .concepts import DATA, read_jsonl, text_field
 from .generation import end_tokens
 from .store import append_line
 
-# %% ../../nbs/machine/14_pairs.ipynb #cfc34f04
-WRITING = yaml.safe_load((DATA / "pairs.yaml").read_text(encoding="utf-8"))  # `request`, and the phrases of `refusals`
+# %% ../../nbs/machine/14_pairs.ipynb #71207327
+WRITING = yaml.safe_load((DATA / "pairs.yaml").read_text(encoding="utf-8"))  # `request`, and phrases of `refusals`
 
 
 def request(
-    scenario: Scenario,
+    scenario: Scenario,  # the situation
     words: int,  # how long the answer should be
 ) -> str:  # the user's turn, the same on both sides of a pair
     "What a model is asked to write."
@@ -47,11 +47,11 @@ class Answer(NamedTuple):
 
 Ask = Callable[[str, str, int], Answer]  # (system prompt, user's turn, seed): what a model is here
 
-# %% ../../nbs/machine/14_pairs.ipynb #49430987
+# %% ../../nbs/machine/14_pairs.ipynb #bc623c57
 def chat_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    system: str,
-    user: str,
+    tokenizer: PreTrainedTokenizerBase,  # with a chat template
+    system: str,  # the system prompt
+    user: str,  # the user's turn
 ) -> str:  # up to where the model's turn begins
     "Both prompts in the tokenizer's chat template."
     options = {"add_generation_prompt": True, "tokenize": False}
@@ -61,32 +61,34 @@ def chat_prompt(
     except TemplateError:
         return tokenizer.apply_chat_template([{"role": "user", "content": f"{system}\n\n{user}"}], **options)
 
-# %% ../../nbs/machine/14_pairs.ipynb #a18932f4
+# %% ../../nbs/machine/14_pairs.ipynb #19c772b6
 def local_model(
     model: PreTrainedModel,  # an instruction-tuned one, from `load_model`
     tokenizer: PreTrainedTokenizerBase,  # with a chat template
     max_new_tokens: int = 600,  # a longer answer is cut off, and so not used
-    temperature: float = 0.7,
+    temperature: float = 0.7,  # 0 is not possible here; higher is more varied
 ) -> Ask:
     "A model that runs here. Raises `ValueError` if its tokenizer has no chat template."
     if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template: this is a base model; pairs need one that follows instructions")
+        need = "pairs need one that follows instructions"
+        raise ValueError(f"the tokenizer has no chat template: this is a base model; {need}")
 
     @torch.inference_mode()
     def ask(system: str, user: str, seed: int) -> Answer:
         text = chat_prompt(tokenizer, system, user)
         prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
-        options = dict(do_sample=True, temperature=temperature, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+        options = dict(do_sample=True, temperature=temperature, max_new_tokens=max_new_tokens)
+        options |= dict(attention_mask=prompt["attention_mask"], pad_token_id=tokenizer.pad_token_id)
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            ids = model.generate(prompt["input_ids"], attention_mask=prompt["attention_mask"], **options)
+            ids = model.generate(prompt["input_ids"], **options)
         new = ids[0, prompt["input_ids"].shape[1] :]
         ended = new[-1].item() in end_tokens(model)
         return Answer(tokenizer.decode(new, skip_special_tokens=True).strip(), "stop" if ended else "length")
 
     return ask
 
-# %% ../../nbs/machine/14_pairs.ipynb #e272b0ba
+# %% ../../nbs/machine/14_pairs.ipynb #9162c2fe
 class ModelCallFailed(RuntimeError):
     "A model behind an API could not be asked; the message says why, without any key."
 
@@ -95,20 +97,21 @@ SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # parts of the names of e
 
 
 def without_secrets(
-    message: str,
+    message: str,  # of an error
 ) -> str:  # the values of secret variables replaced by their names
-    "Strike out what the environment keeps under names such as OPENAI_API_KEY."
-    secrets = {value: name for name, value in os.environ.items() if len(value) >= 8 and any(part in name.upper() for part in SECRET_NAMES)}
+    "Take out what the environment keeps under names such as OPENAI_API_KEY."
+    secret = [name for name in os.environ if any(part in name.upper() for part in SECRET_NAMES)]
+    secrets = {os.environ[name]: name for name in secret if len(os.environ[name]) >= 8}
     for value in sorted(secrets, key=len, reverse=True):
         for form in (value, quote(value, safe="")):
             message = message.replace(form, f"[{secrets[value]}]")
     return message
 
-# %% ../../nbs/machine/14_pairs.ipynb #9354ce21
+# %% ../../nbs/machine/14_pairs.ipynb #5e69a8ac
 def api_model(
     name: str,  # litellm's name of the model, provider/model
     max_tokens: int = 600,  # a longer answer is cut off, and so not used
-    temperature: float = 0.7,
+    temperature: float = 0.7,  # higher is more varied
     timeout: float = 120,  # seconds
 ) -> Ask:
     "A model behind an API. Raises `ImportError` if litellm is not installed; the model raises `ModelCallFailed`."
@@ -132,9 +135,9 @@ def api_model(
 
     return ask
 
-# %% ../../nbs/machine/14_pairs.ipynb #044e2c6d
+# %% ../../nbs/machine/14_pairs.ipynb #fe2d03bd
 def fault(
-    answer: Answer,
+    answer: Answer,  # what a model wrote
     words: int,  # how many were asked for; half of them are the least
     known: set[str] = frozenset(),  # texts that are there already, white space as `one_line` leaves it
 ) -> str:  # empty if there is none
@@ -152,26 +155,28 @@ def fault(
     return "the same as an earlier text" if text in known else ""
 
 
-def one_line(text: str) -> str:
+def one_line(
+    text: str,  # any text
+) -> str:  # without line breaks
     "The text with single spaces for all white space."
     return " ".join(text.split())
 
-# %% ../../nbs/machine/14_pairs.ipynb #ee70fab2
+# %% ../../nbs/machine/14_pairs.ipynb #a70ea4a8
 class NoUsableAnswer(RuntimeError):
     "All tries at a pair failed; the message says how each of them did."
 
 
 def write_pair(
-    scenario: Scenario,
+    scenario: Scenario,  # what both texts are about
     models: dict[str, Ask],  # by the name recorded as the pair's source
     prompts: dict[str, str],  # the concept's system prompts, `positive` and `negative`
     turn: int,  # whose turn it is: the models' order begins here
     names: tuple = (),  # what the noise depends on besides scenario, side and try
-    words: int = 200,
-    tries: int = 3,
+    words: int = 200,  # asked for; half of them are the least
+    tries: int = 3,  # answers with a fault end a try
     known: set[str] = frozenset(),  # texts that must not come again
 ) -> dict:  # positive, negative, source
-    "Ask for both texts of a pair. Raises `NoUsableAnswer`, and whatever a model raises."
+    "Ask for both texts of a pair. Raises `NoUsableAnswer` after the last try, and whatever a model raises."
     faults = []
     for attempt in range(tries):
         source = list(models)[(turn + attempt) % len(models)]
@@ -186,28 +191,34 @@ def write_pair(
             texts[side] = answer.text
         else:
             return texts | {"source": source}
-    raise NoUsableAnswer(f"{scenario.id}: no usable pair in {tries} tries ({'; '.join(faults)}); change the prompts, the model or the seed")
+    problem = f"no usable pair in {tries} tries ({'; '.join(faults)})"
+    raise NoUsableAnswer(f"{scenario.id}: {problem}; change the prompts, the model or the seed")
 
-# %% ../../nbs/machine/14_pairs.ipynb #fa9a4f09
+# %% ../../nbs/machine/14_pairs.ipynb #507a4a6d
 def make_pairs(
     path: str | Path,  # pairs.jsonl; finished pairs are added to it
-    scenarios: dict[str, Scenario],
+    scenarios: dict[str, Scenario],  # by id; all of them get pairs
     models: dict[str, Ask],  # by the name recorded as a pair's source; they take turns
     prompts: dict[str, str],  # the concept's system prompts, `positive` and `negative`
     per_scenario: dict[str, int] = {"train": 7, "test": 3},  # the paper's
     words: int = 200,  # asked for; half of them are the least
     tries: int = 3,  # at each pair
-    seed: int = 0,
-) -> Path:
-    "Write the pairs that a file still lacks. Raises as `write_pair`; what is finished is kept, and the next call goes on."
+    seed: int = 0,  # of the models' noise
+) -> Path:  # the same file
+    """
+    Write the pairs that a file still lacks. Raises `ValueError` for a missing model or prompt, `ConceptError` for a
+    damaged line, and whatever `write_pair` raises; finished pairs are kept, and the next call goes on.
+    """
     if not models or not {"positive", "negative"} <= set(prompts):
-        raise ValueError(f"at least one model is needed, and a system prompt for 'positive' and for 'negative'; there are {list(models)} and {list(prompts)}")
+        need = "at least one model is needed, and a system prompt for 'positive' and for 'negative'"
+        raise ValueError(f"{need}; there are {list(models)} and {list(prompts)}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = _read_finished(path)
     there = Counter((row["scenario"], row["split"]) for row in rows)
     known = {one_line(row[side]) for row in rows for side in ("positive", "negative")}
-    wanted = [(name, split, number) for name in scenarios for split, count in per_scenario.items() for number in range(count)]
+    counts = per_scenario.items()
+    wanted = [(name, split, number) for name in scenarios for split, count in counts for number in range(count)]
     for turn, (name, split, number) in enumerate(tqdm(wanted, desc="pairs", unit="pair")):
         if number < there[name, split]:
             continue
@@ -218,7 +229,7 @@ def make_pairs(
 
 
 def _read_finished(path: Path) -> list[dict]:
-    "The pairs of a file that may not be there yet. Raises `ConceptError` for a line that is no pair."
+    "The pairs of a file, or none if there is no file yet. Raises `ConceptError` for a line that is no pair."
     if not path.exists():
         return []
     _end_last_line(path)

@@ -18,12 +18,12 @@ from ..method.activations import POOLINGS
 from ..method.detection import THRESHOLD_RULES
 from .concepts import DATA, ConceptError, concept_folder
 
-# %% ../../nbs/machine/02_presets.ipynb #f6d81fda
+# %% ../../nbs/machine/02_presets.ipynb #ed1773a7
 class PresetError(ValueError):
     "A preset, or an entry of it, cannot be used; the message names the key and what there is."
 
 
-SOURCES = ("hub", "folder", "package", "random", "released")
+SOURCES = ("hub", "folder", "package", "random", "released")  # an entry names one of them
 
 
 @dataclass(frozen=True)
@@ -33,33 +33,33 @@ class ModelSpec:
     title: str  # its name in tables and figures
     blocks: int  # how many decoder blocks it has; checked when it is loaded
     layers: list[int]  # where activations are read, in `layer_convention`
-    layer_convention: str = "block"  # `block`: l is the output of block l; `hidden_state`: l is `hidden_states[l]`, the output of block l-1
-    threshold: str = "train"  # the threshold rule of Table 1's accuracy: `median` or `midpoint` of the test scores, or `train`; the preset's if not given
+    layer_convention: str = "block"  # `block`: l is the output of block l; `hidden_state`: that of block l-1
+    threshold: str = "train"  # of Table 1's accuracy: `median`, `midpoint` or `train`; the preset's if not given
     dtype: str = "float32"  # of weights and activations: float32, bfloat16 or float16
     load_in_4bit: bool = False  # pack the blocks' weights to 4 bits with bitsandbytes
     load_in_8bit: bool = False  # pack them to 8 bits
     device_map: str | None = None  # `auto` spreads the blocks over all GPUs; by default the model is on one device
     max_rows: int | None = None  # rows of a batch at most; by default what suits the device
-    hub: dict | None = None  # {id, revision}: a repository on the hub at a commit; without a revision, see `hub_commit`
+    hub: dict | None = None  # {id, revision}: a repository on the hub at a commit; see `hub_commit` for one without
     folder: str | None = None  # a local folder in the layout of transformers
-    package: dict | None = None  # {requirements, files, sha256}: a GGUF file that pip packages deliver, perhaps in parts
+    package: dict | None = None  # {requirements, files, sha256}: a GGUF file in pip packages, perhaps in parts
     random: dict | None = None  # {model_type, config, seed}: random weights, for tests
-    released: bool = False  # no weights: its samples and figures are read from the paper's released data
+    released: bool = False  # no weights: its samples and numbers are read from the paper's released data
     chat_template: bool = False  # whether prompts are put into the tokenizer's chat template
-    detection_layer: int | None = None  # the layer of Figures 2 and 3; chosen on the training pairs if not given
-    behavior_layer: int | None = None  # the layer of Figure 5 and Table 2; chosen on the training pairs if not given
-    behavior_reading: str = "full_text"  # what is read of a completion (section 4.3): `full_text`, with the preset's pooling, or `beginning`: the last token of the first 100 characters
-    dose_layer: int | None = None  # the layer of Figures 6, 7 and 8; of the steered ones, chosen on the training pairs if not given
+    detection_layer: int | None = None  # of Figures 2 and 3; chosen on the training pairs if not given
+    behavior_layer: int | None = None  # of Figure 5 and Table 2; chosen on the training pairs if not given
+    behavior_reading: str = "full_text"  # what is read of a completion: `full_text` or `beginning` (see below)
+    dose_layer: int | None = None  # of Figures 6, 7 and 8: a steered one, chosen on the training pairs if not given
     steering_layers: list[int] = field(default_factory=list)  # blocks at whose output the direction is added
-    alphas: list[float] = field(default_factory=list)  # strengths of steering, in the preset's `alpha_unit`; 0 among them
-    max_new_tokens: int = 60  # length of a steered sample
+    alphas: list[float] = field(default_factory=list)  # strengths of steering in `alpha_unit`; 0 among them
+    max_new_tokens: int = 60  # length of a steered sample, in tokens
 
     @property
     def bits(self) -> int | None:
-        "Of a weight in the blocks, if they are packed."
+        "Bits of a weight in the blocks, if they are packed."
         return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
 
-# %% ../../nbs/machine/02_presets.ipynb #2d2c2dbe
+# %% ../../nbs/machine/02_presets.ipynb #2cbcb390
 def block_indices(
     spec: ModelSpec,  # the model's entry
 ) -> list[int]:  # the block whose output each of `spec.layers` is
@@ -78,11 +78,11 @@ def block_indices(
 def relative_depths(
     spec: ModelSpec,  # the model's entry
 ) -> list[float]:  # of each of `spec.layers`, above 0 and up to 1
-    "The share of a model's blocks that have run at each of its layers, which compares layers of models of different depth."
+    "The share of a model's blocks that have run at each of its layers; it compares models of different depth."
     return [(block + 1) / spec.blocks for block in block_indices(spec)]
 
-# %% ../../nbs/machine/02_presets.ipynb #90a72c53
-PROTOCOLS = ("published", "described")
+# %% ../../nbs/machine/02_presets.ipynb #b1cfa547
+PROTOCOLS = ("published", "described")  # what the paper's scripts did, and what its text says
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Preset:
     name: str  # the file's name
     path: str  # the file
     models: dict[str, ModelSpec]  # by key
-    concept: str = ""  # the concept's folder, or `released` for the paper's released data; empty if every run has to name one
+    concept: str = ""  # its folder, or `released` for the paper's released data; if empty, every run has to name one
     protocol: str = "described"  # `published` applies what the models' entries say under `published`
     device: str = "cpu"  # `cpu` or `cuda`
     pooling: str = "mean"  # over which tokens an activation is averaged
@@ -101,10 +101,27 @@ class Preset:
     scenarios: list[str] = field(default_factory=list)  # scenarios that are steered
     samples: int = 5  # samples of each steered condition
     temperature: float = 0.7  # of sampling
-    alpha_unit: str = "raw"  # `raw`: alpha times the unit vector; `separation`: alpha times the distance of the class means
+    alpha_unit: str = "raw"  # `raw`: alpha times the unit vector; `separation`: times the distance of the class means
 
-# %% ../../nbs/machine/02_presets.ipynb #1a024c32
+# %% ../../nbs/machine/02_presets.ipynb #7ba0d7fb
+MODEL_CHOICES = {
+    "layer_convention": ("block", "hidden_state"),
+    "threshold": THRESHOLD_RULES,
+    "behavior_reading": ("full_text", "beginning"),
+    "dtype": ("float32", "bfloat16", "float16"),
+    "device_map": ("auto",),
+}  # what the fields of a model's entry may say
+PRESET_CHOICES = {
+    "protocol": PROTOCOLS,
+    "device": ("cpu", "cuda"),
+    "pooling": POOLINGS,
+    "threshold": THRESHOLD_RULES,
+    "alpha_unit": ("raw", "separation"),
+}  # what the fields of a preset may say
+
+
 def _mapping(values: dict, where: str) -> dict:
+    "The values. Raises `PresetError` if they are no mapping."
     if not isinstance(values, dict):
         raise PresetError(f"{where}: expected a mapping of keys to values, not {values!r}")
     return values
@@ -121,35 +138,20 @@ def _fields_from(kind: type, values: dict, where: str) -> dict:
     return {key: value for key, value in values.items() if value is not None}
 
 
-MODEL_CHOICES = {
-    "layer_convention": ("block", "hidden_state"),
-    "threshold": THRESHOLD_RULES,
-    "behavior_reading": ("full_text", "beginning"),
-    "dtype": ("float32", "bfloat16", "float16"),
-    "device_map": ("auto",),
-}
-PRESET_CHOICES = {
-    "protocol": PROTOCOLS,
-    "device": ("cpu", "cuda"),
-    "pooling": POOLINGS,
-    "threshold": THRESHOLD_RULES,
-    "alpha_unit": ("raw", "separation"),
-}
-
-
 def _check_choices(values: dict, choices: dict, where: str) -> None:
+    "Raise `PresetError` if a value is not among those that its key may have."
     for key, allowed in choices.items():
         if key in values and values[key] not in allowed:
             raise PresetError(f"{where}: {key} must be one of {', '.join(allowed)}, not {values[key]!r}")
 
-# %% ../../nbs/machine/02_presets.ipynb #c23aad13
+# %% ../../nbs/machine/02_presets.ipynb #75244f07
 def model_spec(
     key: str,  # the model's key
     entry: dict,  # its entry in the preset
     where: str = "preset",  # the file, for messages
     protocol: str = "described",  # `published` applies what the entry says under that name
 ) -> ModelSpec:
-    "Check one entry of a preset. Raises `PresetError`."
+    "Check one entry of a preset. Raises `PresetError` for an unknown key, a wrong value or a missing source."
     where = f"{where}, model {key!r}"
     entry = dict(_mapping(entry, where))
     published = _fields_from(ModelSpec, entry.pop("published", {}), f"{where}, published")
@@ -157,50 +159,54 @@ def model_spec(
     values = {"title": key} | described | (published if protocol == "published" else {})
     _check_choices(published, MODEL_CHOICES, f"{where}, published")
     _check_choices(values, MODEL_CHOICES, where)
-    _check_source_of(values, where)
-    _check_sizes_of(values, where)
+    _check_source(values, where)
+    _check_sizes(values, where)
     spec = ModelSpec(key=key, **values)
     block_indices(spec)
     return spec
 
 
-def _check_source_of(values: dict, where: str) -> None:
+def _check_source(values: dict, where: str) -> None:
+    "Raise `PresetError` if an entry has no source of weights or several, or one that cannot be packed as it asks."
     sources = [source for source in SOURCES if values.get(source)]
     if len(sources) != 1:
-        raise PresetError(f"{where}: exactly one source of weights is needed ({', '.join(SOURCES)}), found {sources or 'none'}")
+        names = ", ".join(SOURCES)
+        raise PresetError(f"{where}: exactly one source of weights is needed ({names}), found {sources or 'none'}")
     packed = [key for key in ("load_in_4bit", "load_in_8bit") if values.get(key)]
     if len(packed) > 1:
         raise PresetError(f"{where}: load_in_4bit and load_in_8bit exclude each other")
     if packed and sources[0] in ("random", "released"):
-        raise PresetError(f"{where}: {packed[0]} packs weights that are read from files, and there are none with {sources[0]!r}")
+        why = f"packs weights that are read from files, and there are none with {sources[0]!r}"
+        raise PresetError(f"{where}: {packed[0]} {why}")
     if sources == ["hub"]:
         _check_hub(values["hub"], where)
 
 
 def _check_hub(hub: dict, where: str) -> None:
+    "Raise `PresetError` if a repository is not named by its id and, perhaps, a commit."
     if not isinstance(hub, dict) or "id" not in hub or not set(hub) <= {"id", "revision"}:
         raise PresetError(f"{where}: hub must be a mapping {{id, revision}}, not {hub!r}")
     revision = hub.get("revision")
     if revision is not None and not re.fullmatch("[0-9a-f]{40}", str(revision)):
-        raise PresetError(f"{where}: revision must be the 40 digits of a commit, which cannot move as a branch does, or null; not {revision!r}")
+        needed = "the 40 digits of a commit, which cannot move as a branch does, or null"
+        raise PresetError(f"{where}: revision must be {needed}; not {revision!r}")
 
 
-def _check_sizes_of(values: dict, where: str) -> None:
+def _check_sizes(values: dict, where: str) -> None:
+    "Raise `PresetError` if blocks or layers are missing, or a batch has no rows."
     if not values.get("layers") or not values.get("blocks"):
-        raise PresetError(f"{where}: 'blocks' must say how many blocks the model has, and 'layers' list at least one of them")
+        needed = "'blocks' must say how many blocks the model has, and 'layers' list at least one of them"
+        raise PresetError(f"{where}: {needed}")
     rows = values.get("max_rows", 1)
     if not isinstance(rows, int) or rows < 1:
         raise PresetError(f"{where}: max_rows must be a whole number of 1 or more, not {rows!r}")
 
-# %% ../../nbs/machine/02_presets.ipynb #f53746c5
+# %% ../../nbs/machine/02_presets.ipynb #b030e553
 def load_preset(
     preset: str | Path,  # a preset's name (mini, paper, published, smoke), or a YAML file
 ) -> Preset:
-    "Read a preset and check every entry. Raises `PresetError`."
-    bundled = {path.stem: path for path in (DATA / "presets").glob("*.yaml")}
-    path = bundled.get(str(preset), Path(preset).expanduser())
-    if not path.is_file():
-        raise PresetError(f"{preset}: neither a preset in the package ({', '.join(sorted(bundled))}) nor a file")
+    "Read a preset and check every entry. Raises `PresetError` naming the file, the model and the key."
+    path = _preset_path(preset)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -209,19 +215,30 @@ def load_preset(
         raise PresetError(f"{path}: expected a mapping with at least one entry under 'models'")
     values = _fields_from(Preset, values, str(path))
     _check_choices(values, PRESET_CHOICES, str(path))
-    if path.stem in bundled and not path.samefile(bundled[path.stem]):
-        raise PresetError(f"{path}: results are kept under a preset's name, and {path.stem!r} is one of the package's; give the file another name")
     if values.get("concept") not in (None, "", "released"):
         try:
             values["concept"] = str(concept_folder(values["concept"], path.parent))
         except ConceptError as error:
             raise PresetError(f"{path}: concept: {error}") from None
-    protocol, shared = values.get("protocol", Preset.protocol), {"threshold": values.get("threshold", Preset.threshold)}
+    protocol = values.get("protocol", Preset.protocol)
+    shared = {"threshold": values.get("threshold", Preset.threshold)}
     models = {}
     for key, entry in values.pop("models").items():
         entry = shared | _from_folder(_mapping(entry, f"{path}, model {key!r}"), path.parent)
         models[key] = model_spec(key, entry, str(path), protocol)
     return Preset(name=path.stem, path=str(path), models=models, **values)
+
+
+def _preset_path(preset: str | Path) -> Path:
+    "A preset's file. Raises `PresetError` if there is none, or if a file of the user's has the name of a bundled one."
+    bundled = {path.stem: path for path in (DATA / "presets").glob("*.yaml")}
+    path = bundled.get(str(preset), Path(preset).expanduser())
+    if not path.is_file():
+        raise PresetError(f"{preset}: neither a preset in the package ({', '.join(sorted(bundled))}) nor a file")
+    if path.stem in bundled and not path.samefile(bundled[path.stem]):
+        why = f"results are kept under a preset's name, and {path.stem!r} is one of the package's"
+        raise PresetError(f"{path}: {why}; give the file another name")
+    return path
 
 
 def _from_folder(entry: dict, start: Path) -> dict:
@@ -230,12 +247,12 @@ def _from_folder(entry: dict, start: Path) -> dict:
         return entry
     return entry | {"folder": str((start / Path(entry["folder"]).expanduser()).resolve())}
 
-# %% ../../nbs/machine/02_presets.ipynb #d7377286
+# %% ../../nbs/machine/02_presets.ipynb #4bdebc89
 def select_models(
     preset: Preset,  # the preset
-    keys: str | list[str] = "",  # keys, as a list or separated by commas; empty for all of the preset's; `key:layer` steers that layer alone
+    keys: str | list[str] = "",  # listed or separated by commas; empty for all; `key:layer` steers that layer alone
 ) -> list[ModelSpec]:
-    "The models of a run, in the preset's order. Raises `PresetError` for a key or a steered layer that the preset does not have."
+    "The models of a run, in the preset's order. Raises `PresetError` for a key or a steered layer that it lacks."
     if isinstance(keys, str):
         keys = [key.strip() for key in keys.split(",") if key.strip()]
     chosen = {}
@@ -248,9 +265,11 @@ def select_models(
 
 
 def _steered_at(spec: ModelSpec, layers: list[str]) -> ModelSpec:
+    "A model that is steered at some of its layers only; an empty name stands for all of them."
     if "" in layers:
         return spec
     for layer in layers:
         if layer not in map(str, spec.steering_layers):
-            raise PresetError(f"model {spec.key!r} is not steered at layer {layer!r}; its steering_layers are {spec.steering_layers}")
+            known = f"its steering_layers are {spec.steering_layers}"
+            raise PresetError(f"model {spec.key!r} is not steered at layer {layer!r}; {known}")
     return replace(spec, steering_layers=[layer for layer in spec.steering_layers if str(layer) in layers])

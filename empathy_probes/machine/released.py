@@ -6,11 +6,10 @@
 __all__ = ['RELEASED', 'ReleasedDataError', 'release', 'released_sha256', 'check_released', 'literal_in', 'extract_text',
            'fetch_released', 'open_concept']
 
-# %% ../../nbs/machine/11_released.ipynb #45719950
+# %% ../../nbs/machine/11_released.ipynb #51dbb8d1
 import ast
 import dataclasses
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,9 +19,10 @@ from tqdm import tqdm
 
 from ..method.texts import Concept
 from .concepts import load_concept
+from .store import replace_file
 from .weights import cache_folder
 
-# %% ../../nbs/machine/11_released.ipynb #5b8471af
+# %% ../../nbs/machine/11_released.ipynb #0f0fb07a
 class ReleasedDataError(RuntimeError):
     "A released file cannot be had, or is not what was released; the message names the file and the way out."
 
@@ -32,16 +32,19 @@ def release() -> dict:  # commit, url, files, extracts, terms, probes
     path = files("empathy_probes") / "data/released.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
-
+# %% ../../nbs/machine/11_released.ipynb #5be71073
 def released_sha256() -> dict[str, str]:  # path in the folder: 64 hexadecimal digits
     "What each file of the released data must hash to."
     return release()["files"] | {name: extract["sha256"] for name, extract in release()["extracts"].items()}
 
-# %% ../../nbs/machine/11_released.ipynb #0393de71
+# %% ../../nbs/machine/11_released.ipynb #9bedbf94
 def check_released(
     folder: str | Path,  # the released data, in the layout of the author's repository
 ) -> Path:  # the folder
-    "Check a folder against the release, file by file. Raises `ReleasedDataError` naming all that is missing or differs."
+    """
+    Check a folder against the release, file by file.
+    Raises `ReleasedDataError` naming all files that are missing or differ.
+    """
     folder = Path(folder).expanduser()
     wrong = []
     for name, sha256 in released_sha256().items():
@@ -51,13 +54,14 @@ def check_released(
             wrong.append(f"{name} is another file (SHA-256 {pooch.file_hash(folder / name)}, expected {sha256})")
     if wrong:
         raise ReleasedDataError(
-            f"{folder} does not hold the released data: {'; '.join(wrong)}. Take them from {release()['repository']} at commit "
-            f"{release()['commit']}; {' and '.join(release()['extracts'])} are lists out of its sources and come with the download "
-            "(leave out PUBLISHED=). Data of your own go into a folder in the layout of 00_concepts."
+            f"{folder} does not hold the released data: {'; '.join(wrong)}. Take them from {release()['repository']} "
+            f"at commit {release()['commit']}; {' and '.join(release()['extracts'])} are lists out of its sources and "
+            "come with the download (leave out PUBLISHED=). Data of your own go into a folder of another layout, which "
+            "the chapter on concepts describes."
         )
     return folder
 
-# %% ../../nbs/machine/11_released.ipynb #3713987f
+# %% ../../nbs/machine/11_released.ipynb #d9db47e3
 def literal_in(
     source: str,  # of a Python script
     name: str,  # that is assigned to, at any depth
@@ -68,11 +72,11 @@ def literal_in(
             return ast.literal_eval(node.value)
     raise ValueError(f"nothing is assigned to {name!r}")
 
-
+# %% ../../nbs/machine/11_released.ipynb #680c3b8f
 def extract_text(
     source: str,  # of a Python script
     extract: dict,  # an entry under `extracts` of released.yaml
-) -> str:  # JSON, or a line of JSON an entry if the extract names fields
+) -> str:  # JSON, or one line of JSON per entry if the extract names fields
     "The file that is made of a list in a script. Raises `ValueError` as `literal_in` does."
     value = literal_in(source, extract["name"])
     if "fields" not in extract:
@@ -80,22 +84,26 @@ def extract_text(
     rows = [{ours: row[theirs] for ours, theirs in extract["fields"].items()} for row in value]
     return "".join(json.dumps(row) + "\n" for row in rows)
 
-# %% ../../nbs/machine/11_released.ipynb #b50191b0
+# %% ../../nbs/machine/11_released.ipynb #1d9326fb
 def _download(url: str, path: Path, sha256: str | None) -> Path:
-    "One file, unless it is there already."
+    "One file, unless it is there already. Raises `ReleasedDataError` if it cannot be had, or has another SHA-256."
     try:
         return Path(pooch.retrieve(url, sha256 and f"sha256:{sha256}", fname=path.name, path=path.parent))
     except (OSError, ValueError) as error:  # no connection, no such page, no room; or another SHA-256
         raise ReleasedDataError(
-            f"{path.name} could not be had from {url}: {error}. Without a connection to that address, copy the released data "
-            "into a folder from where there is one, and name it: make reproduce PUBLISHED=path/to/folder, or papermill -p concept path/to/folder."
+            f"{path.name} could not be had from {url}: {error}. Without a connection to that address, copy the "
+            "released data into a folder from where there is one, and name it: make reproduce "
+            "PUBLISHED=path/to/folder, or papermill -p concept path/to/folder."
         ) from None
 
 
 def fetch_released(
     cache: Path | None = None,  # where downloads are kept; the user's cache by default
 ) -> Path:  # a folder in the layout of the author's repository
-    "The paper's released data, downloaded on first use. Raises `ReleasedDataError` naming the file, its address and the way out."
+    """
+    The paper's released data, downloaded on first use.
+    Raises `ReleasedDataError` naming the file, its address and the way out.
+    """
     pooch.get_logger().setLevel("WARNING")
     data = release()
     folder = Path(cache or cache_folder()) / f"released-{data['commit']}"
@@ -103,26 +111,31 @@ def fetch_released(
         _download(data["url"].format(commit=data["commit"], path=name), folder / name, sha256)
     for name, extract in data["extracts"].items():
         if not (folder / name).is_file() or pooch.file_hash(folder / name) != extract["sha256"]:
-            _fetch_extract(data["url"].format(commit=extract["commit"], path=extract["source"]), folder, name, extract)
+            url = data["url"].format(commit=extract["commit"], path=extract["source"])
+            _fetch_extract(url, folder, name, extract)
     return folder
 
 
 def _fetch_extract(url: str, folder: Path, name: str, extract: dict) -> None:
+    "Make the file `name` of a list in a script. Raises `ReleasedDataError` if it is not what was released."
     source = _download(url, folder / extract["source"], None)
-    partial = folder / f"{name}.partial"
-    partial.write_text(extract_text(source.read_text(encoding="utf-8"), extract), encoding="utf-8")
-    if pooch.file_hash(partial) != extract["sha256"]:
-        raise ReleasedDataError(f"{name}: what {url} assigns to {extract['name']} is not what was released; delete {source} and try again")
-    os.replace(partial, folder / name)
+    with replace_file(folder / name) as partial:
+        partial.write_text(extract_text(source.read_text(encoding="utf-8"), extract), encoding="utf-8")
+        if pooch.file_hash(partial) != extract["sha256"]:
+            problem = f"what {url} assigns to {extract['name']} is not what was released"
+            raise ReleasedDataError(f"{name}: {problem}; delete {source} and try again")
 
-# %% ../../nbs/machine/11_released.ipynb #7e414451
+# %% ../../nbs/machine/11_released.ipynb #716c8d5f
 RELEASED = "released"  # as a concept's name: the paper's released data
 
 
 def open_concept(
     concept: str | Path,  # the name of a concept in the package, a folder, or `released`
 ) -> Concept:
-    "`load_concept`, and the released data, downloaded or from a folder in their layout. Raises `ConceptError` or `ReleasedDataError`."
+    """
+    A concept of the package or of a folder, or the released data, downloaded or from a folder in their layout.
+    Raises `ConceptError` or `ReleasedDataError`.
+    """
     if str(concept) == RELEASED:
         folder = fetch_released()
     elif (Path(concept).expanduser() / "data/contrastive_pairs").is_dir():

@@ -31,8 +31,15 @@ from .sweep import generate_missing, load_generations, with_shared_zero
 from .tensor_store import StaleProbes, activations, load_probes, save_probes
 from .weights import weights_identity
 
-# %% ../../nbs/machine/12_study.ipynb #6c98d731
-PARAMETERS = {"preset": "mini", "models": "", "concept": "", "runs": "runs", "figures": "figures", "seed": 0}
+# %% ../../nbs/machine/12_study.ipynb #6a49e00e
+PARAMETERS = {  # of every section notebook, with their defaults
+    "preset": "mini",
+    "models": "",
+    "concept": "",
+    "runs": "runs",
+    "figures": "figures",
+    "seed": 0,
+}
 
 
 class ParameterError(ValueError):
@@ -43,7 +50,7 @@ def check_injected(
     cells: list[str],  # sources of the cells run so far, as IPython's `In` has them
     values: dict,  # the parameters' values now
 ) -> None:
-    "Raise `ParameterError` if papermill injected a parameter that is unknown or was overwritten."
+    "Raises `ParameterError` if papermill injected a parameter that is unknown or was overwritten."
     for cell in cells:
         if not cell.startswith("# Parameters\n"):
             continue
@@ -52,15 +59,16 @@ def check_injected(
             if name not in PARAMETERS:
                 raise ParameterError(f"unknown parameter {name!r}; the notebook takes {', '.join(PARAMETERS)}")
             if values.get(name) != value:
-                raise ParameterError(f"{name} was to be {value!r} but is {values.get(name)!r}: the notebook's parameters cell has lost its tag 'parameters'")
+                problem = f"{name} was to be {value!r} but is {values.get(name)!r}"
+                raise ParameterError(f"{problem}: the notebook's parameters cell has lost its tag 'parameters'")
 
-# %% ../../nbs/machine/12_study.ipynb #db1a8a07
+# %% ../../nbs/machine/12_study.ipynb #fa979fac
 def project_root() -> Path:
     "The repository's folder in a checkout; the working directory where the package was installed without one."
     parent = Path(empathy_probes.__file__).parent.parent
     return parent if (parent / "settings.ini").exists() else Path.cwd()
 
-
+# %% ../../nbs/machine/12_study.ipynb #ef7bdeba
 @dataclass(frozen=True)
 class Study:
     "A preset, the models chosen from it, a concept, and where results go."
@@ -70,7 +78,7 @@ class Study:
     runs: Path  # what can be made again: activations, probes, executed notebooks
     figures: Path  # tables and figures
     seed: int
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)  # seconds, on a clock that is never set back
 
     @property
     def data(self) -> str:
@@ -85,29 +93,33 @@ class Study:
     def folder(
         self,
         spec: ModelSpec,  # one of the study's models
-    ) -> Path:
+    ) -> Path:  # inside `runs`
         "Where a model's activations, probes and generations are kept."
         return self.runs / spec.key
 
-# %% ../../nbs/machine/12_study.ipynb #5187b8fa
+# %% ../../nbs/machine/12_study.ipynb #b083e31d
 def open_study(
     parameters: dict,  # a section notebook's `globals()`, or any of `PARAMETERS`
-    check_machine: bool = False,  # whether the section runs the models: then the machine is looked at before anything is fetched
+    check_machine: bool = False,  # whether the section runs models; then the machine is checked before any download
 ) -> Study:
-    "Check a notebook's parameters and open what they name. Raises an error that names the parameter, key, file or line that is wrong."
+    """
+    Check a notebook's parameters and open what they name. Raises `ParameterError`, `PresetError`, `ConceptError`,
+    `ReleasedDataError` or `ResourceError`, which name the parameter, key, file or line that is wrong.
+    """
     values = {name: parameters.get(name, default) for name, default in PARAMETERS.items()}
     check_injected(parameters.get("In", []), values)
     if not isinstance(values["seed"], int) or values["seed"] < 0:
         raise ParameterError(f"seed must be a whole number of 0 or more, not {values['seed']!r}")
     preset = load_preset(values["preset"])
     if not (values["concept"] or preset.concept):
-        raise ParameterError(f"the preset {preset.name!r} names no concept: give its name or folder with -p concept, or 'released' for the paper's released data")
+        way_out = "give its name or folder with -p concept, or 'released' for the paper's released data"
+        raise ParameterError(f"the preset {preset.name!r} names no concept: {way_out}")
     models = select_models(preset, values["models"])
     if check_machine:
         check_resources(models, preset.device)
     concept = open_concept(values["concept"] or preset.concept)
     if str(concept.folder) != preset.concept and not set(preset.scenarios) & set(concept.scenarios):
-        preset = replace(preset, scenarios=[])  # those named are of the preset's own concept: steer all of this one's
+        preset = replace(preset, scenarios=[])  # no scenario of the preset is one of this concept: steer all of them
     return Study(
         preset=preset,
         models=models,
@@ -117,7 +129,7 @@ def open_study(
         seed=values["seed"],
     )
 
-# %% ../../nbs/machine/12_study.ipynb #db343799
+# %% ../../nbs/machine/12_study.ipynb #76641d61
 @dataclass(frozen=True)
 class Split:
     "One split of the pairs, or the hard pairs, read by one model: all positive texts first, then the negative ones."
@@ -126,20 +138,30 @@ class Split:
     scenarios: np.ndarray  # of each pair [pair]
     activations: np.ndarray  # [text, layer, width]
 
+    @property
+    def positive(self) -> np.ndarray:
+        "Activations of the positive texts [pair, layer, width]."
+        return np.split(self.activations, 2)[0]
+
+    @property
+    def negative(self) -> np.ndarray:
+        "Activations of the negative texts, of the same pairs [pair, layer, width]."
+        return np.split(self.activations, 2)[1]
+
 
 def read_split(
     study: Study,
     spec: ModelSpec,  # one of its models
     split: str,  # `train`, `test` or `hard`
     pooling: str = "",  # the preset's by default
-) -> Split:
-    "A split's texts and their activations at the model's layers; computed unless they are kept in `runs/`."
+) -> Split:  # computed unless its activations are kept in `runs/`
+    "A split's texts and their activations at the model's layers."
     pairs = study.concept.hard_pairs if split == "hard" else study.concept.pairs
     texts, labels = labelled_texts(pairs, split)
     scenarios = pairs[pairs.split == split].scenario.to_numpy()
     return Split(texts, labels, scenarios, activations(study.preset, spec, texts, study.folder(spec), pooling))
 
-# %% ../../nbs/machine/12_study.ipynb #b3f2887f
+# %% ../../nbs/machine/12_study.ipynb #2040ef8a
 @dataclass(frozen=True)
 class Probes:
     "Directions of one model."
@@ -169,12 +191,12 @@ def made_from(
         "methods": list(METHODS),
     }
 
-
+# %% ../../nbs/machine/12_study.ipynb #e7b7e243
 def read_probes(
     study: Study,
     spec: ModelSpec,  # one of its models
-) -> Probes:
-    "A model's directions under every method; fitted again if they are missing or were made from something else."
+) -> Probes:  # fitted again if they are missing or were made from something else
+    "A model's directions under every method."
     path, recipe = study.folder(spec) / "probes.safetensors", made_from(study, spec)
     try:
         return Probes(*load_probes(path, recipe))
@@ -185,7 +207,7 @@ def read_probes(
         save_probes(path, directions, separations, recipe)
         return Probes(directions, separations)
 
-# %% ../../nbs/machine/12_study.ipynb #934d116c
+# %% ../../nbs/machine/12_study.ipynb #bf6a08a4
 def chosen_layer(
     study: Study,
     spec: ModelSpec,  # one of its models
@@ -196,12 +218,11 @@ def chosen_layer(
     if named is not None:
         return named
     train = read_split(study, spec, "train")
-    positive, negative = np.split(train.activations, 2)
-    figures = dict(zip(spec.layers, left_out_auroc(positive, negative, train.scenarios)))
+    aurocs = dict(zip(spec.layers, left_out_auroc(train.positive, train.negative, train.scenarios)))
     candidates = spec.steering_layers if purpose == "dose" else spec.layers
-    return max(candidates, key=figures.get)
+    return max(candidates, key=aurocs.get)
 
-# %% ../../nbs/machine/12_study.ipynb #e191a653
+# %% ../../nbs/machine/12_study.ipynb #66705382
 def model_sweep(
     study: Study,
     spec: ModelSpec,  # one of its models
@@ -217,8 +238,8 @@ def steering_plan(
     study: Study,
     spec: ModelSpec,  # one of its models
     baselines_at: int | None = None,  # a steered layer: the baselines there, in place of the sweep
-) -> pd.DataFrame:  # a row a condition
-    "What a model's sweep consists of, before anything runs."
+) -> pd.DataFrame:  # one row per condition
+    "What a model's sweep consists of, before anything runs. Raises `PresetError` as `plan` does."
     return plan(model_sweep(study, spec, baselines_at))
 
 
@@ -228,13 +249,13 @@ def run_sweep(
     baselines_at: int | None = None,  # a steered layer: the baselines there, in place of the sweep
     **options,  # of `generate_missing`: max_rows, batches
 ) -> Path:  # generations.jsonl
-    "Generate what a model's sweep still lacks; runs on where it was stopped."
+    "Generate what a model's sweep still lacks; goes on where it was stopped. Raises as `generate_missing` does."
     return generate_missing(model_sweep(study, spec, baselines_at), study.folder(spec), **options)
 
-
+# %% ../../nbs/machine/12_study.ipynb #99aee9dc
 def read_samples(
     study: Study,
-) -> pd.DataFrame:  # a row a sample; `direction` is `probe` or `random`
+) -> pd.DataFrame:  # one row per sample; `direction` is `probe` or `random`
     "All steered samples of a study, with the columns of `score_samples`."
     parts = [load_generations(run_sweep(study, spec), steering_plan(study, spec)) for spec in study.models]
     return score_samples(with_shared_zero(pd.concat(parts, ignore_index=True)), study.concept.lexicon)
@@ -242,7 +263,7 @@ def read_samples(
 
 def read_baselines(
     study: Study,
-) -> pd.DataFrame:  # a row a sample; `direction` is `prompt` or `ablation`
+) -> pd.DataFrame:  # one row per sample; `direction` is `prompt` or `ablation`
     "Samples without a push, by a system prompt and with the direction projected out, at each model's dose layer."
     parts = []
     for spec in study.models:

@@ -26,12 +26,12 @@ from .presets import ModelSpec, Preset, block_indices
 from .store import replace_file
 from .weights import weights_identity
 
-# %% ../../nbs/machine/07_tensor_store.ipynb #96195eb0
+# %% ../../nbs/machine/07_tensor_store.ipynb #6be36bc1
 def activation_keys(
     spec: ModelSpec,  # the model's entry in its preset
-    texts: list[str],
-    max_tokens: int = 512,
-    chat_template: bool = False,
+    texts: list[str],  # the texts that are read
+    max_tokens: int = 512,  # to how many tokens they are truncated
+    chat_template: bool = False,  # whether they are put into the tokenizer's chat template
 ) -> list[str]:  # 64 hexadecimal digits for each text
     "The names under which activations are kept: hashes of all that they depend on."
     shared = [weights_identity(spec), spec.layers, spec.layer_convention, max_tokens, POOLINGS]
@@ -39,7 +39,7 @@ def activation_keys(
         shared.append("chat_template")
     return [hashlib.sha256(json.dumps([*shared, text]).encode()).hexdigest() for text in texts]
 
-# %% ../../nbs/machine/07_tensor_store.ipynb #8c4553f9
+# %% ../../nbs/machine/07_tensor_store.ipynb #6b57759b
 def load_store(
     path: Path,  # activations.safetensors; need not exist
 ) -> dict[str, Tensor]:  # key: activations [layer, pooling, width]
@@ -56,43 +56,51 @@ def add_to_store(
     path: Path,  # activations.safetensors
     rows: dict[str, Tensor],  # key: activations [layer, pooling, width]
 ) -> None:
-    "Add activations to those kept. Two processes may do so at once."
+    "Add activations to those kept. Two processes may do so at once. Raises as `load_store`."
     with replace_file(path) as partial:
         save_activations(load_store(path) | rows, partial)
 
-# %% ../../nbs/machine/07_tensor_store.ipynb #2a51a803
+# %% ../../nbs/machine/07_tensor_store.ipynb #22cfdf3a
 SAVE_SECONDS = 20  # at most this much work is lost by a kill
 
 
 def activations(
     preset: Preset,  # for the device, the truncation and the pooling
     spec: ModelSpec,  # one of its models
-    texts: list[str],
+    texts: list[str],  # the texts that are read
     folder: Path,  # the model's folder in `runs/`, where `activations.safetensors` is kept
     pooling: str = "",  # `mean`, `mean_without_first` or `last`; the preset's by default
     chat_template: bool = False,  # put each text into the tokenizer's chat template
 ) -> np.ndarray:  # float32 [text, layer, width], layers in the order of `spec.layers`
-    "Pooled activations of some texts at the model's layers, computed only where they are not kept already."
+    "Pooled activations of texts, computed only if not kept. Raises `ValueError` for a text with too few tokens."
     store = Path(folder) / "activations.safetensors"
     keys = activation_keys(spec, texts, preset.max_tokens, chat_template)
     kept = load_store(store)
     missing = {key: text for key, text in zip(keys, texts) if key not in kept}
     if missing:
         kept |= _compute(preset, spec, missing, store, chat_template)
-    rows = torch.stack([kept[key] for key in keys])[:, :, POOLINGS.index(pooling or preset.pooling)]
+    pooling = pooling or preset.pooling
+    rows = torch.stack([kept[key] for key in keys])[:, :, POOLINGS.index(pooling)]
     for text, row in zip(texts, rows):
         if row.isnan().any():
-            raise ValueError(f"the text {text!r} has too few tokens for the pooling {pooling or preset.pooling!r}")
+            raise ValueError(f"the text {text!r} has too few tokens for the pooling {pooling!r}")
     return rows.numpy()
 
 
-def _compute(preset: Preset, spec: ModelSpec, missing: dict[str, str], store: Path, chat_template: bool) -> dict[str, Tensor]:
+def _compute(
+    preset: Preset, spec: ModelSpec, missing: dict[str, str], store: Path, chat_template: bool
+) -> dict[str, Tensor]:
+    "Activations of the missing texts by key [layer, pooling, width], saved on the way."
     model, tokenizer = load_model(spec, preset.device)
     keys, texts = list(missing), list(missing.values())
-    tokens = spec.max_rows and spec.max_rows * preset.max_tokens
+    options = {
+        "max_tokens": preset.max_tokens,
+        "batch_tokens": spec.max_rows and spec.max_rows * preset.max_tokens,
+        "chat_template": chat_template,
+        "title": spec.title,
+    }
     done, unsaved, saved_at = {}, {}, time.monotonic()
     try:
-        options = {"max_tokens": preset.max_tokens, "batch_tokens": tokens, "chat_template": chat_template, "title": spec.title}
         for batch, values in extract_batches(model, tokenizer, texts, block_indices(spec), **options):
             unsaved |= {keys[i]: row.clone() for i, row in zip(batch, values)}
             if time.monotonic() - saved_at > SAVE_SECONDS:
@@ -103,7 +111,7 @@ def _compute(preset: Preset, spec: ModelSpec, missing: dict[str, str], store: Pa
             add_to_store(store, unsaved)
     return done | unsaved
 
-# %% ../../nbs/machine/07_tensor_store.ipynb #efc07ef8
+# %% ../../nbs/machine/07_tensor_store.ipynb #8953b239
 class StaleProbes(ValueError):
     "Saved directions were made from something else than asked for."
 
@@ -125,17 +133,18 @@ def load_probes(
     path: Path,  # probes.safetensors
     made_from: dict,  # what they must have been made from
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:  # directions by method [layer, width], separations [layer]
-    "Load directions. Raises `FileNotFoundError`, `StaleProbes` if they were made from something else, `ValueError` for a damaged file."
+    "Load directions. Raises `FileNotFoundError`, `ValueError` for damage, `StaleProbes` if made from something else."
+    section = "sections/32_probe_extraction"
     if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no probes yet; run sections/32_probe_extraction for this model first")
+        raise FileNotFoundError(f"{path}: no probes yet; run {section} for this model first")
     try:
         with safe_open(path, framework="numpy") as file:
             found = json.loads(file.metadata()["made_from"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path}: damaged ({error}); delete it and run sections/32_probe_extraction again") from None
+        raise ValueError(f"{path}: damaged ({error}); delete it and run {section} again") from None
     wanted = json.loads(json.dumps(made_from))
     if found != wanted:
         different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-        raise StaleProbes(f"{path}: made with another {', '.join(different)}; run sections/32_probe_extraction again")
+        raise StaleProbes(f"{path}: made with another {', '.join(different)}; run {section} again")
     return {method: tensors[method] for method in METHODS if method in tensors}, tensors["separations"]
