@@ -279,5 +279,5 @@ def dose_response_by_layer(
             ax.plot(line["alpha"], line["score_mean"], label=f"layer {layer}", **layer_look)
         ax.set(title=f"{title}\n{scenario_heading(scenario)}", xlabel=alpha_label(alpha_unit), **FROM_0_TO_1)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
-    axes[0].set_ylabel(f"concept score (N = {count_label(data)} per point)")
+    axes[0].set_ylabel(f"word score (N = {count_label(data)} per point)")
     return figure
