@@ -9,5 +9,5 @@ from .method.activations import extract
 from .method.detection import auroc, separation
 from .method.directions import mean_difference, project
 from .method.residual_stream import find_blocks
-from .method.steering import steer
+from .method.steering import generate, steer
 from .method.texts import labelled_texts

@@ -17,7 +17,7 @@ from ..method.detection import auroc, correlation, left_out_auroc
 from ..method.directions import mean_difference, project
 from .uncertainty import statistic_along
 
-# %% ../../nbs/evidence/01a_choices.ipynb #577a2f3e
+# %% ../../nbs/evidence/01a_choices.ipynb #f3e6a991
 def best_and_chosen(
     positive: np.ndarray,  # activations [pair, layer, width]
     negative: np.ndarray,  # activations of the same pairs [pair, layer, width]
@@ -30,7 +30,8 @@ def best_and_chosen(
     found = []
     splits = StratifiedShuffleSplit(n_splits=trials, test_size=test_share, random_state=seed)
     for train, test in splits.split(scenarios, scenarios):
-        directions = [mean_difference(positive[train, layer], negative[train, layer]) for layer in range(positive.shape[1])]
+        layers = range(positive.shape[1])
+        directions = [mean_difference(positive[train, layer], negative[train, layer]) for layer in layers]
         labels = np.repeat([1, 0], len(test))
         projections = project(np.concatenate([positive[test], negative[test]]), np.stack(directions))
         aurocs = [auroc(column, labels) for column in projections.T]

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-# %% ../../nbs/method/02_residual_stream.ipynb #f09c2be4
+# %% ../../nbs/method/02_residual_stream.ipynb #1d2a225c
 def find_blocks(
     model: nn.Module,  # a causal language model
 ) -> nn.ModuleList:  # its decoder blocks, first to last
     "The decoder blocks of any causal language model, found from its structure. Raises `ValueError` if there are none."
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     lists = {name: module for name, module in decoder.named_modules() if isinstance(module, nn.ModuleList)}
-    outermost = {name: module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
+    outermost = [lists[name] for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if not outermost:
-        raise ValueError(f"{type(model).__name__}: no list of blocks found among its modules {[name for name, _ in decoder.named_children()]}")
-    return max(outermost.values(), key=lambda blocks: sum(parameter.numel() for parameter in blocks.parameters()))
+        parts = [name for name, _ in decoder.named_children()]
+        raise ValueError(f"{type(model).__name__}: no list of blocks found among its modules {parts}")
+    return max(outermost, key=lambda blocks: sum(parameter.numel() for parameter in blocks.parameters()))
 
 # %% ../../nbs/method/02_residual_stream.ipynb #7b91dd43
 def input_device(
@@ -33,24 +34,33 @@ def input_device(
     "Where a model takes its token ids: the device of its embedding."
     return model.get_input_embeddings().weight.device
 
-# %% ../../nbs/method/02_residual_stream.ipynb #02587f72
+# %% ../../nbs/method/02_residual_stream.ipynb #71f5a87f
 def hidden_of(
     output: Tensor | tuple,  # what a block returned
-) -> Tensor:  # hidden states [batch, position, width]
+) -> Tensor:  # the stream [batch, position, width]
     "The residual stream in a block's output, whether that is a tensor or a tuple."
     return output[0] if isinstance(output, tuple) else output
 
-# %% ../../nbs/method/02_residual_stream.ipynb #4c8d1960
+
 def with_hidden(
     output: Tensor | tuple,  # what a block returned
-    hidden: Tensor,  # hidden states to put in their place [batch, position, width]
+    hidden: Tensor,  # the stream to put in its place [batch, position, width]
 ) -> Tensor | tuple:  # of the same kind as `output`
-    "A block's output with its hidden states replaced; the rest of a tuple is kept."
+    "A block's output with another stream in it; the rest of a tuple is kept."
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-# %% ../../nbs/method/02_residual_stream.ipynb #0d06003f
+# %% ../../nbs/method/02_residual_stream.ipynb #e2399518
 class _DeepestReached(Exception):
     "Ends a forward pass after the deepest wanted block."
+
+
+def _blocks(model: nn.Module, layers: list[int]) -> dict[int, nn.Module]:
+    "Some of a model's blocks by their number. Raises `IndexError` for a layer that the model does not have."
+    blocks = find_blocks(model)
+    for layer in layers:
+        if not 0 <= layer < len(blocks):
+            raise IndexError(f"there is no layer {layer}: the model has blocks 0 to {len(blocks) - 1}")
+    return {layer: blocks[layer] for layer in layers}
 
 
 @contextmanager
@@ -83,22 +93,17 @@ def read_residual(
         for handle in handles:
             handle.remove()
 
-
-def _blocks(model: nn.Module, layers: list[int]) -> dict[int, nn.Module]:
-    blocks = find_blocks(model)
-    for layer in layers:
-        if not 0 <= layer < len(blocks):
-            raise IndexError(f"there is no layer {layer}: the model has blocks 0 to {len(blocks) - 1}")
-    return {layer: blocks[layer] for layer in layers}
-
-# %% ../../nbs/method/02_residual_stream.ipynb #e2dfb990
+# %% ../../nbs/method/02_residual_stream.ipynb #d094676d
 @contextmanager
 def write_residual(
     model: nn.Module,  # a causal language model
     layers: list[int],  # blocks whose output is changed, from 0
     change: Callable[[Tensor], Tensor],  # the stream [batch, position, width] to what takes its place
 ) -> Iterator[None]:
-    "Change the residual stream at the output of some blocks while the `with` lasts. Raises `IndexError` for a layer that the model does not have."
+    """
+    Change the residual stream at the output of some blocks while the `with` lasts.
+    Raises `IndexError` for a layer that the model does not have.
+    """
     def hook(block, inputs, output):
         return with_hidden(output, change(hidden_of(output)))
 
@@ -109,27 +114,36 @@ def write_residual(
         for handle in handles:
             handle.remove()
 
-# %% ../../nbs/method/02_residual_stream.ipynb #1f3765d8
+# %% ../../nbs/method/02_residual_stream.ipynb #fe874210
 def add_vectors(
     model: nn.Module,  # a causal language model
     layer: int,  # the block to whose output they are added, from 0
-    vectors: Tensor,  # one a row of the batch [batch, width]
+    vectors: Tensor,  # one per row of the batch [batch, width]
 ) -> AbstractContextManager[None]:
-    "Add a vector to every position of each row at a block's output. A pass raises `ValueError` if its batch does not have as many rows as there are vectors."
+    """
+    Add a vector to every position of each row at a block's output: h' = h + v (section 3.4).
+    A pass raises `ValueError` if its batch does not have as many rows as there are vectors, and entering the `with`
+    raises `IndexError` for a layer that the model does not have.
+    """
     def change(hidden):
-        if hidden.shape[0] != len(vectors):
-            raise ValueError(f"the batch has {hidden.shape[0]} rows, but there are {len(vectors)} vectors to add; give one a row")
+        rows = hidden.shape[0]
+        if rows != len(vectors):
+            found = f"the batch has {rows} rows, but there are {len(vectors)} vectors to add"
+            raise ValueError(f"{found}; give one vector per row")
         return hidden + vectors[:, None, :].to(hidden)
 
     return write_residual(model, [layer], change)
 
-# %% ../../nbs/method/02_residual_stream.ipynb #8df8e103
+# %% ../../nbs/method/02_residual_stream.ipynb #f3f08cea
 def project_out(
     model: nn.Module,  # a causal language model
     layers: list[int],  # blocks at whose output the direction is removed, from 0
     direction: Tensor,  # of any length but 0 [width]
 ) -> AbstractContextManager[None]:
-    "Directional ablation: remove the stream's component along a direction, on every position of every row. Raises `ValueError` for a direction of length 0."
+    """
+    Directional ablation: remove the stream's component along a direction, on every position of every row.
+    Raises `ValueError` if the direction has length 0.
+    """
     norm = direction.float().norm()
     if not norm > 0:
         raise ValueError("the direction has length 0 (or is not a number), so there is nothing to project out")

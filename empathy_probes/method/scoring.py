@@ -35,8 +35,8 @@ def concept_language(
     "Whether a text uses the concept's language: what Table 3 counts."
     return count_terms(text, positive) > count_terms(text, negative)
 
-# %% ../../nbs/method/07_scoring.ipynb #1664f959
-SHORTEST_SCORED = 10  # characters
+# %% ../../nbs/method/07_scoring.ipynb #531439de
+SHORTEST_SCORED = 10  # characters; the word score of a shorter text is 0
 
 
 def word_score(
@@ -82,16 +82,17 @@ def compression_ratio(
     raw = text.encode("utf-8")
     return len(raw) / len(zlib.compress(raw))
 
-# %% ../../nbs/method/07_scoring.ipynb #17dc066b
+# %% ../../nbs/method/07_scoring.ipynb #cf085884
 def score_samples(
-    samples: pd.DataFrame,  # one row a sample, with a column text
+    samples: pd.DataFrame,  # one row per sample, with a column text
     lexicon: Lexicon,  # the concept's word lists
 ) -> pd.DataFrame:  # the samples and eight more columns, in the same order
     "Score every sample. Raises `ValueError` naming the row whose text is no string."
-    broken = [index for index, text in samples["text"].items() if not isinstance(text, str)]
-    if broken:
-        raise ValueError(f"row {broken[0]}: the text is {samples.text[broken[0]]!r}; an empty sample must be the empty string")
     texts = samples["text"]
+    broken = [index for index, text in texts.items() if not isinstance(text, str)]
+    if broken:
+        way_out = "an empty sample must be the empty string"
+        raise ValueError(f"row {broken[0]}: the text is {texts[broken[0]]!r}; {way_out}")
     positive, negative = lexicon.positive, lexicon.negative
     all_positive = [*positive, *lexicon.score_positive]
     all_negative = [*negative, *lexicon.score_negative]
@@ -106,15 +107,18 @@ def score_samples(
         words=[len(text.split()) for text in texts],
     )
 
-# %% ../../nbs/method/07_scoring.ipynb #3fbc6ea3
-SETTING = ["model", "layer", "scenario"]  # what a success rate belongs to
+# %% ../../nbs/method/07_scoring.ipynb #53249113
+SETTING = ["model", "layer", "scenario"]  # the columns that identify a setting: what a success rate belongs to
 
 
 def rates(
     scored: pd.DataFrame,  # from `score_samples`
-    setting: list[str] = SETTING,  # columns that identify a setting; add to them if the sweep has more, such as its direction
-) -> pd.DataFrame:  # a row a condition: setting, alpha, n, rate, coherence, score_mean, score_sd, empty (and perplexity)
-    "Shares and means of each condition (SD with ddof 0), in the order of the samples."
+    setting: list[str] = SETTING,  # the setting's columns; add to them if the sweep has more, such as its direction
+) -> pd.DataFrame:  # one row per condition: setting, alpha, n, rate, coherence, score_mean, score_sd, empty, perplexity
+    """
+    Shares and means of each condition (SD with ddof 0), in the order of the samples. `empty` counts its empty samples,
+    and perplexity is there only if the samples have it.
+    """
     scored = scored.assign(is_empty=scored["text"].str.strip() == "")
     groups = scored.groupby([*setting, "alpha"], sort=False)
     table = groups.agg(
@@ -122,7 +126,7 @@ def rates(
         rate=("concept_language", "mean"),
         coherence=("coherent", "mean"),
         score_mean=("word_score", "mean"),
-        score_sd=("word_score", lambda scores: scores.std(ddof=0)),
+        score_sd=("word_score", lambda values: values.std(ddof=0)),
         empty=("is_empty", "sum"),
     )
     if "perplexity" in scored:
@@ -150,17 +154,20 @@ def _first(frame: pd.DataFrame, columns: list[str]) -> dict:
     "The first row's values, for a message."
     return frame[columns].iloc[0].to_dict()
 
-# %% ../../nbs/method/07_scoring.ipynb #243f8ac0
-DEFINITIONS = ("published", "ties_miss", "strict")
+# %% ../../nbs/method/07_scoring.ipynb #1b65b731
+DEFINITIONS = ("published", "ties_miss", "strict")  # of success, from the paper's to the strictest
 LEAST_COHERENCE = 0.5  # share of a condition's samples, for the strict definition
 
 
 def outcomes(
     conditions: pd.DataFrame,  # from `rates`
-    definition: str = "published",  # one of DEFINITIONS
+    definition: str = "published",  # one of `DEFINITIONS`
     setting: list[str] = SETTING,  # columns that identify a setting
 ) -> pd.DataFrame:  # the conditions with alpha other than 0, with the columns change and success (bool)
-    "Whether each condition succeeds (Table 3). Raises `ValueError` for an unknown definition or a setting without alpha 0."
+    """
+    Whether each condition succeeds (Table 3).
+    Raises `ValueError` for an unknown definition or a setting without alpha 0.
+    """
     if definition not in DEFINITIONS:
         raise ValueError(f"unknown definition {definition!r}; there are {DEFINITIONS}")
     judged = conditions.assign(change=change_from_zero(conditions, "rate", setting))
@@ -168,8 +175,8 @@ def outcomes(
     return judged.assign(success=_is_success(judged["alpha"], judged["change"], judged["coherence"], definition))
 
 
-def _is_success(alpha, change, coherence, definition):
-    "Whether conditions succeed; for columns and arrays alike."
+def _is_success(alpha, change, coherence, definition: str):
+    "Whether conditions succeed; alpha, change and coherence are columns or arrays, and so is the result."
     if definition == "published":
         return (alpha > 0) == (change > 0)
     moved = np.sign(alpha) == np.sign(change)
@@ -187,13 +194,18 @@ def wilson_interval(
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=level, method="wilson")
     return float(interval.low), float(interval.high)
 
-# %% ../../nbs/method/07_scoring.ipynb #75842644
+# %% ../../nbs/method/07_scoring.ipynb #f34617ef
 def success(
     conditions: pd.DataFrame,  # from `rates`
-    definition: str = "published",  # one of DEFINITIONS
+    definition: str = "published",  # one of `DEFINITIONS`
     setting: list[str] = SETTING,  # columns that identify a setting
-) -> pd.DataFrame:  # a row a setting: success_rate, low, high, n; the same for alpha above 0 (_positive) and below (_negative); baseline; coherence
-    "Success rates with Wilson intervals (Table 3). Coherence is the mean over all of a setting's conditions, alpha 0 included."
+) -> pd.DataFrame:  # one row per setting
+    """
+    Success rates with their Wilson intervals (Table 3). success_rate, low, high and n are of all doses,
+    success_positive, low_positive and so on of alpha above 0, and success_negative and so on of alpha below 0.
+    baseline is the rate at alpha 0, and coherence the mean over all conditions, alpha 0 included.
+    Raises `ValueError` as `outcomes` does.
+    """
     judged = outcomes(conditions, definition, setting)
     rows = []
     for key, group in judged.groupby(setting, sort=False):
@@ -207,7 +219,7 @@ def success(
     return pd.DataFrame(rows).join(baseline, on=setting).join(coherence, on=setting)
 
 
-def _share(successes: pd.Series, name: str, suffix: str) -> dict:
+def _share(successes: pd.Series, name: str, suffix: str) -> dict[str, float]:
     "A share with its interval and count, as columns of a success table."
     n = len(successes)
     low, high = wilson_interval(successes.sum(), n)
