@@ -1,7 +1,7 @@
-"""Extraction of five layers for 100 texts, beside one pass a text and layer with all hidden states.
+"""Extraction of five layers for 100 texts, beside one pass per text and layer with all hidden states.
 
 python benchmarks/extraction.py   (or: make bench)
-Both run in this process on the same model and texts. Figures are ratios; seconds depend on the machine.
+Both run in this process on the same model and texts. The results are ratios; seconds depend on the machine.
 """
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ def main():
     weights = sum(p.numel() for block in blocks[: max(layers) + 1] for p in block.parameters())
     rate = 2 * weights * tokens / batched.seconds
     print(f"extraction of {len(layers)} layers for {len(texts)} texts, {tokens} tokens, {spec.title}, {torch.get_num_threads()} threads")
-    print(f"  one pass a text and layer, all hidden states: {baseline.seconds:6.1f} s, peak {baseline.peak_mib:5.0f} MiB above the model")
+    print(f"  one pass per text and layer, all hidden states: {baseline.seconds:6.1f} s, peak {baseline.peak_mib:5.0f} MiB above the model")
     print(f"  one batched pass, stopped at the deepest:     {batched.seconds:6.1f} s, peak {batched.peak_mib:5.0f} MiB above the model")
     print(f"  {baseline.seconds / batched.seconds:.1f} times faster; {rate / matmul_rate(2048):.2f} of this machine's matrix-product rate")
 

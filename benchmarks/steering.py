@@ -1,8 +1,8 @@
-"""Steered sampling of 45 rows, beside one row at a time without a cache and one `generate` call an alpha with the library steering-vectors.
+"""Steered sampling of 45 rows, beside one row at a time without a cache and one `generate` call per alpha with the library steering-vectors.
 
 python benchmarks/steering.py   (or: make bench)
 All run in this process on the same model, prompt and direction, and no text ends early. The baselines are timed on a part of the
-work, because the whole takes them many minutes; tokens a second are compared. Figures are ratios; seconds depend on the machine.
+work, because the whole takes them many minutes; tokens per second are compared. The results are ratios; seconds depend on the machine.
 """
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ def one_row(model, prompt, direction):
         return sample(model, prompt, use_cache=False)
 
 
-def call_an_alpha(model, prompt, direction):
+def call_per_alpha(model, prompt, direction):
     "A call of `generate` at each of two alphas, five samples each, steered by the library steering-vectors."
     vector = SteeringVector({LAYER: direction})
     tokens = 0
@@ -72,7 +72,7 @@ def main():
     sample(model, prompt[:8], num_return_sequences=SAMPLES)  # warm up
     works = {
         "one row at a time, no cache (as released)": one_row,
-        "a call an alpha, 5 samples (steering-vectors)": call_an_alpha,
+        "one call per alpha, 5 samples (steering-vectors)": call_per_alpha,
         f"{rows} rows, an alpha a row (empathy_probes)": one_batch,
     }
     measured = {name: measure(lambda: work(model, prompt, direction)) for name, work in works.items()}

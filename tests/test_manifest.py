@@ -59,7 +59,7 @@ def test_no_job_is_left_out_of_the_manifest(tmp_path):
     assert set(manifest["stages"]) == {f"{number}-{stage}" for number in (0, 1) for stage in range(10)}
 
 
-def test_a_cluster_gets_a_job_a_layer_and_is_told_what_it_needs():
+def test_a_cluster_gets_one_job_per_layer_and_is_told_what_it_needs():
     command = [sys.executable, "-m", "snakemake", "-n", "--forceall", "--nolock", "--config", "preset=smoke", "split_layers=true"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -12,7 +12,7 @@ def conditions(scored):
 
 
 def by_model(conditions, definition, column="success_rate"):
-    "Mean over all cells of each model, in percent."
+    "Mean over all settings of each model, in percent."
     return (100 * success(conditions, definition).groupby("model")[column].mean()).round(1).to_dict()
 
 
@@ -44,7 +44,7 @@ def test_table3_success_rates_exactly(conditions):
     assert compared.success_rate_agree.sum() == 18
 
 
-def test_table3_coherence_differs_for_every_dolphin_cell(conditions):
+def test_table3_coherence_differs_for_every_dolphin_setting(conditions):
     ours = success(conditions)
     dolphin = ours[ours.model == DOLPHIN].set_index("layer")
     assert (100 * dolphin.coherence[12]).round(1).tolist() == [42.9, 34.3, 60.0]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['STATISTICS', 'CONVENTIONS', 'SHORT_CUT', 'CHOICES', 'first_token_norms', 'length_correlation',
            'specification_statistics', 'protocol_texts', 'token_counts', 'specifications', 'published_choices',
-           'sorted_by_correlation', 'statistic_ranges', 'option_medians', 'choice_reach', 'detection_by_pooling']
+           'sorted_by_correlation', 'statistic_ranges', 'option_medians', 'choice_reach', 'deciding_choice',
+           'around_published', 'detection_by_pooling']
 
 # %% ../../nbs/evidence/04_protocol.ipynb #47d18ab5
 from dataclasses import replace
@@ -183,6 +184,29 @@ def choice_reach(
     "How far the medians of a choice's options lie apart: the largest minus the smallest."
     groups = medians.groupby(["model", "choice"], sort=False)
     return groups.max() - groups.min()
+
+# %% ../../nbs/evidence/04_protocol.ipynb #d1e1193f
+def deciding_choice(
+    medians: pd.DataFrame,  # from `option_medians`
+    column: str,  # one of its columns
+) -> pd.DataFrame:  # choice, worst and best (options), low and high (their medians); one row per model
+    "The choice whose options lie furthest apart, and its two extreme options."
+    rows = {}
+    for model, reach in choice_reach(medians)[column].groupby("model", sort=False):
+        choice = reach.idxmax()[1]
+        options = medians[column].loc[choice, model].sort_values(kind="stable")
+        row = {"choice": choice, "worst": options.index[0], "best": options.index[-1]}
+        rows[model] = row | {"low": options.iloc[0], "high": options.iloc[-1]}
+    return pd.DataFrame(rows).T.rename_axis("model")
+
+
+def around_published(
+    table: pd.DataFrame,  # from `specifications`, with `published`
+    choice: str,  # one of `CHOICES`, but not `which_layer`
+) -> pd.DataFrame:  # rows of the table: the published ones, and those that differ from them in this choice alone
+    "What becomes of the published specifications when one choice changes."
+    same = ["model", *(name for name in CHOICES if name != choice)]
+    return table.merge(table.loc[table.published, same].drop_duplicates(), on=same)
 
 # %% ../../nbs/evidence/04_protocol.ipynb #9a934b88
 def detection_by_pooling(

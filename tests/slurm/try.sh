@@ -47,7 +47,7 @@ timeout 30 sh -c 'until sinfo -h -o %T | grep -q idle; do sleep 0.5; done' || fa
 sinfo --version
 sinfo -o '%P %D node, %c CPUs, %t'
 
-say "Without Slurm: an unbroken sweep, a job a model"
+say "Without Slurm: an unbroken sweep, one job per model"
 cd "$project"
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$dir/project"
 cd "$dir/project"
@@ -57,7 +57,7 @@ mv runs "$dir/unbroken"
 rm -rf .snakemake
 wc -l "$dir"/unbroken/smoke/*/generations.jsonl | sed "s|$dir/||"
 
-say "On Slurm: everything, a steering job a layer"
+say "On Slurm: everything, one steering job per layer"
 snakemake --workflow-profile profiles/slurm --config preset=smoke threads=1 --slurm-init-seconds-before-status-checks 5 \
     > "$dir/snakemake.log" 2>&1 &
 workflow=$!
