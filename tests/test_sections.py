@@ -13,7 +13,7 @@ from empathy_probes.machine.study import PARAMETERS
 
 SECTIONS = Path(__file__).resolve().parents[1] / "nbs/sections"
 NOTEBOOKS = sorted(SECTIONS.glob("*.ipynb"))
-OWN_DEFAULTS = dict.fromkeys(["60_released_results", "61_claims"], {"preset": "published"})  # need the released data, no model
+OWN_DEFAULTS = dict.fromkeys(["c1_released_results", "c2_claims"], {"preset": "published"})  # need the released data, no model
 TABLE1 = ["model", "layer", "auroc", "accuracy", "separation", "std_positive", "std_negative"]
 
 

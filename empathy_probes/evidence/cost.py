@@ -41,7 +41,7 @@ def timed_sizes(
 
 # %% ../../nbs/evidence/18_cost.ipynb #25bd9820
 def time_batches(
-    study: Study,
+    study: Study,  # from `open_study`
     spec: ModelSpec,  # one of its models
     max_rows: int = CPU_ROWS,  # rows of a batch
 ) -> tuple[pd.DataFrame, float]:  # one row per timed batch: what it was, seconds, `TERMS`; seconds of loading the model
@@ -146,7 +146,7 @@ def residuals_by(
 
 # %% ../../nbs/evidence/18_cost.ipynb #d056d122
 def sweep_growth(
-    study: Study,
+    study: Study,  # from `open_study`
     spec: ModelSpec,  # one of its models
     fit: CostFit,  # of its batches
     prompt: float,  # tokens of a prompt, as a mean

@@ -184,7 +184,7 @@ def dose_lines(
 
 # %% ../../nbs/evidence/14_drawing.ipynb #fdbda6ed
 def require_one(
-    data: pd.DataFrame,
+    data: pd.DataFrame,  # with both columns
     column: str,  # that must have one value
     within: str,  # in the rows of each value of this column
 ) -> None:
@@ -222,7 +222,7 @@ def control_entry(
 
 
 def dot_entry(
-    label: str,
+    label: str,  # its text
     face: str,  # colour of the point's inside
 ) -> Line2D:
     "The legend's entry for a point."

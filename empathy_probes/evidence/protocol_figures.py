@@ -128,7 +128,8 @@ def transferred_directions(
     data: pd.DataFrame,  # source, target, alignment, learnt_from, `TRANSFER_STATISTICS`, low and high of their shuffles
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    """Transferred directions against shuffled texts, one row per alignment (section C6).
+    """
+    Transferred directions against shuffled texts, one row per alignment (section C6).
 
     The alignment `own` is the target's own direction. The ranges of the shuffles are columns such as
     `auroc_within_low` (texts shuffled within the classes) and `auroc_shuffled_high` (over all texts).

@@ -110,7 +110,7 @@ FORMATS = {  # first word of a column's name: the format of its numbers
 
 
 def as_markdown(
-    table: pd.DataFrame,
+    table: pd.DataFrame,  # to be read
     models: dict[str, str] | None = None,  # key and title of each model, to print titles; keys by default
     columns: list[str] | None = None,  # which columns, in which order; all by default
 ) -> str:  # a Markdown table
@@ -220,7 +220,7 @@ def _median_sample(samples: pd.DataFrame, alpha: float) -> pd.Series:
 
 # %% ../../nbs/evidence/13_tables.ipynb #941133d8
 def save_table(
-    table: pd.DataFrame,
+    table: pd.DataFrame,  # to be saved
     folder: str | Path,  # made if it is missing
     name: str,  # such as `table1`
     models: dict[str, str] | None = None,  # for `as_markdown`

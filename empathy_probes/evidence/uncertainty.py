@@ -69,7 +69,7 @@ def shuffled_label_null(
 def either_sign(
     aurocs: np.ndarray,  # of some directions
 ) -> np.ndarray:  # from 0.5 to 1
-    "AUROC of each direction or of its opposite, whichever is larger: max(AUROC, 1 - AUROC)."
+    "The AUROC of each direction or of its opposite, whichever is larger: max(AUROC, 1 - AUROC)."
     return np.maximum(aurocs, 1 - np.asarray(aurocs))
 
 # %% ../../nbs/evidence/01_uncertainty.ipynb #38eaecbc

@@ -247,7 +247,7 @@ def stream_norm(
         model(input_ids=ids, use_cache=False)
     return residual[layer][0, 1:].float().norm(dim=-1).mean().item()
 
-# %% ../../nbs/machine/08_generation.ipynb #8d08ccc8
+# %% ../../nbs/machine/08_generation.ipynb #83176dde
 @torch.inference_mode()
 def kl_divergences(
     model: PreTrainedModel,
@@ -260,6 +260,7 @@ def kl_divergences(
     ids = torch.tensor([[*prompt_ids, *text]], device=input_device(model))
 
     def log_p(push):
+        "Log-probabilities of every next token under a push [position, vocabulary]."
         with add_vectors(model, layer, push[None]):
             logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(text) + 1).logits[0, :-1]
         return logits.float().log_softmax(dim=-1)

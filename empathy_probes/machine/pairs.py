@@ -61,7 +61,7 @@ def chat_prompt(
     except TemplateError:
         return tokenizer.apply_chat_template([{"role": "user", "content": f"{system}\n\n{user}"}], **options)
 
-# %% ../../nbs/machine/14_pairs.ipynb #19c772b6
+# %% ../../nbs/machine/14_pairs.ipynb #ff43cb38
 def local_model(
     model: PreTrainedModel,  # an instruction-tuned one, from `load_model`
     tokenizer: PreTrainedTokenizerBase,  # with a chat template
@@ -75,6 +75,7 @@ def local_model(
 
     @torch.inference_mode()
     def ask(system: str, user: str, seed: int) -> Answer:
+        "One sampled answer; the seed decides it."
         text = chat_prompt(tokenizer, system, user)
         prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
         options = dict(do_sample=True, temperature=temperature, max_new_tokens=max_new_tokens)
@@ -107,7 +108,7 @@ def without_secrets(
             message = message.replace(form, f"[{secrets[value]}]")
     return message
 
-# %% ../../nbs/machine/14_pairs.ipynb #5e69a8ac
+# %% ../../nbs/machine/14_pairs.ipynb #39cf9ada
 def api_model(
     name: str,  # litellm's name of the model, provider/model
     max_tokens: int = 600,  # a longer answer is cut off, and so not used
@@ -124,6 +125,7 @@ def api_model(
     options = dict(model=name, max_tokens=max_tokens, temperature=temperature, timeout=timeout, drop_params=True)
 
     def ask(system: str, user: str, seed: int) -> Answer:
+        "One answer of the API. Raises `ModelCallFailed`."
         turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         try:
             choice = litellm.completion(messages=turns, seed=seed, **options).choices[0]

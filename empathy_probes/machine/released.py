@@ -22,12 +22,12 @@ from .concepts import load_concept
 from .store import replace_file
 from .weights import cache_folder
 
-# %% ../../nbs/machine/11_released.ipynb #0f0fb07a
+# %% ../../nbs/machine/11_released.ipynb #99d46df1
 class ReleasedDataError(RuntimeError):
     "A released file cannot be had, or is not what was released; the message names the file and the way out."
 
 
-def release() -> dict:  # commit, url, files, extracts, terms, probes
+def release() -> dict:  # repository, commit, url, files, extracts, terms, probes
     "The contents of released.yaml."
     path = files("empathy_probes") / "data/released.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -142,7 +142,7 @@ def in_batches(
             yield batch, result
             start += len(batch)
 
-# %% ../../nbs/machine/10_sweep.ipynb #608d7309
+# %% ../../nbs/machine/10_sweep.ipynb #275d627c
 def generate_missing(
     sweep: Sweep,
     folder: Path,  # the model's folder in `runs/`, where `generations.jsonl` is kept
@@ -177,6 +177,7 @@ def _generate(
     rows = max_rows or spec.max_rows or (CPU_ROWS if device.type == "cpu" else len(wanted) * preset.samples)
 
     def work(batch):
+        "A batch's results, and the seconds that they took."
         start = time.perf_counter()
         return generate_batch(model, tokenizer, batch, vectors), time.perf_counter() - start
 

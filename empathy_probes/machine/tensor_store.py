@@ -60,8 +60,8 @@ def add_to_store(
     with replace_file(path) as partial:
         save_activations(load_store(path) | rows, partial)
 
-# %% ../../nbs/machine/07_tensor_store.ipynb #22cfdf3a
-SAVE_SECONDS = 20  # at most this much work is lost by a kill
+# %% ../../nbs/machine/07_tensor_store.ipynb #441788df
+SAVE_SECONDS = 20  # about this much work is lost by a kill
 
 
 def activations(

@@ -54,10 +54,10 @@ def token_batches(
         batch.append(index)
     return [*batches, batch] if batch else batches
 
-# %% ../../nbs/method/03_activations.ipynb #98f14e8f
+# %% ../../nbs/method/03_activations.ipynb #c64bfdec
 def as_user_turn(
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
+    tokenizer: PreTrainedTokenizerBase,  # of an instructed model
+    text: str,  # what the user says
     system: str = "",  # a system prompt before it
 ) -> str:  # with the template's beginning-of-text token, if it has one
     """
@@ -68,10 +68,10 @@ def as_user_turn(
     turns.append({"role": "user", "content": text})
     return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
-# %% ../../nbs/method/03_activations.ipynb #b0570794
+# %% ../../nbs/method/03_activations.ipynb #3a40e19e
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,  # the model's own
+    texts: list[str],  # none of them empty
     max_tokens: int = 512,  # a longer text is truncated, the chat template counted
     chat_template: bool = False,  # put each text into the tokenizer's chat template
 ) -> list[list[int]]:  # token ids of each text
@@ -98,14 +98,14 @@ def pad_right(
     mask = [[1] * len(row) + [0] * (longest - len(row)) for row in ids]
     return torch.tensor(padded), torch.tensor(mask)
 
-# %% ../../nbs/method/03_activations.ipynb #12e41563
+# %% ../../nbs/method/03_activations.ipynb #d7f212e8
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}  # tokens in a batch, by the kind of device
 
 
 def extract_batches(
     model: PreTrainedModel,  # a causal language model
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,  # the model's own
+    texts: list[str],  # none of them empty
     layers: list[int],  # blocks whose output is wanted, from 0
     max_tokens: int = 512,  # a longer text is truncated
     batch_tokens: int | None = None,  # tokens in a batch; by default what suits the device
@@ -136,11 +136,11 @@ def _forward(model: PreTrainedModel, tokens: Tensor, mask: Tensor, layers: list[
         model(input_ids=tokens, attention_mask=mask, use_cache=False)
     return torch.stack([residual[layer].cpu() for layer in layers], dim=1)
 
-# %% ../../nbs/method/03_activations.ipynb #ebd78227
+# %% ../../nbs/method/03_activations.ipynb #4504774c
 def extract(
     model: PreTrainedModel,  # a causal language model
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,  # the model's own
+    texts: list[str],  # none of them empty
     layers: list[int],  # blocks whose output is wanted, from 0
     pooling: str = "mean",  # `mean`, `mean_without_first` or `last`
     **options,  # of `extract_batches`: max_tokens, batch_tokens, chat_template, title
@@ -161,12 +161,12 @@ def beginnings(
     "The texts as the paper's scripts cut them for two of its three models (section 4.3)."
     return [text[:characters] + "..." for text in texts]
 
-# %% ../../nbs/method/03_activations.ipynb #d8e4233b
+# %% ../../nbs/method/03_activations.ipynb #bff3d998
 @torch.inference_mode()
 def token_norms(
     model: PreTrainedModel,  # a causal language model
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,  # the model's own
+    texts: list[str],  # none of them empty
     layers: list[int],  # blocks whose output is wanted, from 0
     max_tokens: int = 512,  # a longer text is truncated
 ) -> list[np.ndarray]:  # one float32 array [layer, position] per text

@@ -88,13 +88,13 @@ def effect_size(
     pooled = np.sqrt((sd_positive**2 + sd_negative**2) / 2)
     return float(separation(projections, labels) / pooled) if pooled > 0 else float("nan")
 
-# %% ../../nbs/method/05_detection.ipynb #f10ca2d6
+# %% ../../nbs/method/05_detection.ipynb #4101d44a
 def threshold(
     projections: np.ndarray,  # of the texts on a direction [text]
     labels: np.ndarray,  # 1 positive, 0 negative [text]
     rule: str,  # `median` of all projections, or `midpoint` of the two class means
 ) -> float:  # in the units of the projections
-    "Where a rule draws the line through these projections. Raises `ValueError` for an unknown rule."
+    "Where a rule draws the line. Raises `ValueError` for an unknown rule, and as `split_classes` does."
     positive, negative = split_classes(projections, labels)
     if rule == "median":
         return float(np.median(np.concatenate([positive, negative])))
@@ -102,7 +102,7 @@ def threshold(
         return float((positive.mean() + negative.mean()) / 2)
     raise ValueError(f"unknown threshold rule {rule!r}; use 'median' or 'midpoint'")
 
-# %% ../../nbs/method/05_detection.ipynb #7b159ead
+# %% ../../nbs/method/05_detection.ipynb #a5692998
 THRESHOLD_RULES = ("median", "midpoint", "train")  # the paper's two rules, and the one that never sees the test texts
 
 
@@ -115,7 +115,7 @@ def classify(
 ) -> np.ndarray:  # predicted labels [text]
     """
     Label each text by its side of the threshold.
-    Raises `ValueError` for an unknown rule, or if `train` lacks the training texts.
+    Raises `ValueError` for an unknown rule, if `train` lacks the training texts, and as `split_classes` does.
     """
     if rule not in THRESHOLD_RULES:
         raise ValueError(f"unknown threshold rule {rule!r}; use one of {THRESHOLD_RULES}")

@@ -15,7 +15,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-# %% ../../nbs/method/04_directions.ipynb #75add3ee
+# %% ../../nbs/method/04_directions.ipynb #31b728f8
 def unit(
     vector: np.ndarray,  # any vector [width]
 ) -> np.ndarray:  # the same direction with norm 1, float32 [width]
@@ -33,7 +33,7 @@ def mean_difference(
 ) -> np.ndarray:  # unit vector [width]
     """
     The paper's direction (equation 1): from the mean of the negative class to that of the positive one.
-    Raises `ValueError` if the means are equal.
+    Raises `ValueError` if the means are equal or hold a nan.
     """
     return unit(positive.mean(axis=0, dtype=np.float64) - negative.mean(axis=0, dtype=np.float64))
 
@@ -91,12 +91,15 @@ def _shrunken_covariance(
     variance = (centred / scale).var(axis=0).mean()
     return shrinkage * variance * scale**2, np.sqrt((1 - shrinkage) / len(group)) * centred
 
-# %% ../../nbs/method/04_directions.ipynb #7a3ac969
+# %% ../../nbs/method/04_directions.ipynb #21d61947
 def principal_component(
     positive: np.ndarray,  # activations of the positive texts [pair, width]
     negative: np.ndarray,  # activations of the negative texts [pair, width], of the same pairs
 ) -> np.ndarray:  # unit vector [width]
-    "The first principal component of the pairs' differences. Raises `ValueError` if the classes are equal."
+    """
+    The first principal component of the pairs' differences, turned towards the positive texts.
+    Raises `ValueError` if the classes are equal.
+    """
     differences = (positive - negative).astype(np.float64)
     both_signs = np.concatenate([differences, -differences])
     axis = PCA(n_components=1, svd_solver="full").fit(both_signs).components_[0]
@@ -110,12 +113,15 @@ METHODS = {  # the ways to fit a direction: positive and negative activations in
     "principal_component": principal_component,
 }
 
-# %% ../../nbs/method/04_directions.ipynb #61884fcf
+# %% ../../nbs/method/04_directions.ipynb #de88dfae
 def fit_layers(
     activations: np.ndarray,  # of the training texts, all positive ones first [text, layer, width]
     method: str = "mean_difference",  # a key of `METHODS`
 ) -> np.ndarray:  # unit vectors [layer, width]
-    "Fit a direction at every layer (section 3.2). Raises `KeyError` for an unknown method."
+    """
+    Fit a direction at every layer (section 3.2).
+    Raises `KeyError` for an unknown method, and `ValueError` if the classes are equal or the number of texts is odd.
+    """
     if method not in METHODS:
         raise KeyError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
     positive, negative = np.split(activations, 2)
@@ -126,13 +132,16 @@ def fit_layers(
 def layer_separations(
     activations: np.ndarray,  # of the training texts, all positive ones first [text, layer, width]
 ) -> np.ndarray:  # [layer]
-    "The distance between the class means at every layer, in the units of the activations."
+    """
+    The distance between the class means at every layer, in the units of the activations.
+    Raises `ValueError` if the number of texts is odd.
+    """
     positive, negative = np.split(activations.astype(np.float64), 2)
     return np.linalg.norm(positive.mean(axis=0) - negative.mean(axis=0), axis=-1)
 
-# %% ../../nbs/method/04_directions.ipynb #0504c0d5
+# %% ../../nbs/method/04_directions.ipynb #72058802
 def seed_of(
-    *names: str | int | float,  # what the numbers are for
+    *names: str | int | float,  # what the random numbers are for
 ) -> int:  # 0 to 2**64 - 1
     "A seed made from names, the same on every machine."
     digest = hashlib.sha256(json.dumps(names).encode()).digest()
@@ -143,5 +152,5 @@ def random_direction(
     width: int,  # of the residual stream
     *names: str | int,  # what it is for: the seed, the model, the layer
 ) -> np.ndarray:  # unit vector [width]
-    "A direction drawn uniformly from the sphere (the control of Figure 2)."
+    "A direction drawn uniformly from all directions (the control of Figure 2)."
     return unit(np.random.default_rng(seed_of("direction", *names)).standard_normal(width))

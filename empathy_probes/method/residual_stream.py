@@ -114,14 +114,14 @@ def write_residual(
         for handle in handles:
             handle.remove()
 
-# %% ../../nbs/method/02_residual_stream.ipynb #fe874210
+# %% ../../nbs/method/02_residual_stream.ipynb #8fb58c63
 def add_vectors(
     model: nn.Module,  # a causal language model
     layer: int,  # the block to whose output they are added, from 0
     vectors: Tensor,  # one per row of the batch [batch, width]
 ) -> AbstractContextManager[None]:
     """
-    Add a vector to every position of each row at a block's output: h' = h + v (section 3.4).
+    Add a vector to every position of each row at a block's output: h' = h + v (equation 2).
     A pass raises `ValueError` if its batch does not have as many rows as there are vectors, and entering the `with`
     raises `IndexError` for a layer that the model does not have.
     """
@@ -134,7 +134,7 @@ def add_vectors(
 
     return write_residual(model, [layer], change)
 
-# %% ../../nbs/method/02_residual_stream.ipynb #f3f08cea
+# %% ../../nbs/method/02_residual_stream.ipynb #eb40f459
 def project_out(
     model: nn.Module,  # a causal language model
     layers: list[int],  # blocks at whose output the direction is removed, from 0
@@ -142,7 +142,8 @@ def project_out(
 ) -> AbstractContextManager[None]:
     """
     Directional ablation: remove the stream's component along a direction, on every position of every row.
-    Raises `ValueError` if the direction has length 0.
+    Raises `ValueError` if the direction has length 0, and entering the `with` raises `IndexError` for a layer that the
+    model does not have.
     """
     norm = direction.float().norm()
     if not norm > 0:

@@ -107,13 +107,13 @@ def score_samples(
         words=[len(text.split()) for text in texts],
     )
 
-# %% ../../nbs/method/07_scoring.ipynb #53249113
+# %% ../../nbs/method/07_scoring.ipynb #59372f02
 SETTING = ["model", "layer", "scenario"]  # the columns that identify a setting: what a success rate belongs to
 
 
 def rates(
     scored: pd.DataFrame,  # from `score_samples`
-    setting: list[str] = SETTING,  # the setting's columns; add to them if the sweep has more, such as its direction
+    setting: list[str] = SETTING,  # the setting's columns; add to them if the samples have more, such as a direction
 ) -> pd.DataFrame:  # one row per condition: setting, alpha, n, rate, coherence, score_mean, score_sd, empty, perplexity
     """
     Shares and means of each condition (SD with ddof 0), in the order of the samples. `empty` counts its empty samples,
@@ -194,14 +194,14 @@ def wilson_interval(
     interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=level, method="wilson")
     return float(interval.low), float(interval.high)
 
-# %% ../../nbs/method/07_scoring.ipynb #f34617ef
+# %% ../../nbs/method/07_scoring.ipynb #5d417f6a
 def success(
     conditions: pd.DataFrame,  # from `rates`
     definition: str = "published",  # one of `DEFINITIONS`
     setting: list[str] = SETTING,  # columns that identify a setting
 ) -> pd.DataFrame:  # one row per setting
     """
-    Success rates with their Wilson intervals (Table 3). success_rate, low, high and n are of all doses,
+    Success rates with their Wilson intervals (Table 3). success_rate, low, high and n are of all alphas but 0,
     success_positive, low_positive and so on of alpha above 0, and success_negative and so on of alpha below 0.
     baseline is the rate at alpha 0, and coherence the mean over all conditions, alpha 0 included.
     Raises `ValueError` as `outcomes` does.

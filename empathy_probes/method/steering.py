@@ -16,16 +16,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .activations import as_user_turn
 from .residual_stream import add_vectors, input_device
 
-# %% ../../nbs/method/06_steering.ipynb #a6ccc5e2
+# %% ../../nbs/method/06_steering.ipynb #6762aa0f
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
+    tokenizer: PreTrainedTokenizerBase,  # the model's own
+    prompt: str,  # such as a scenario's prompt
     chat_template: bool,  # put it into the tokenizer's chat template, as the user's turn
     system: str = "",  # a system prompt; without a chat template it comes first, as a paragraph of its own
 ) -> list[int]:  # token ids
     """
-    The tokens that a model continues. Raises `ValueError` for a prompt of fewer than two tokens, or if there is no
-    chat template to put it into.
+    The tokens of a prompt, which the model continues.
+    Raises `ValueError` for a prompt of fewer than two tokens, or if there is no chat template to put it into.
     """
     if chat_template:
         ids = tokenizer(as_user_turn(tokenizer, prompt, system), add_special_tokens=False)["input_ids"]
@@ -35,7 +35,7 @@ def encode_prompt(
         raise ValueError(f"the prompt {prompt!r} has {len(ids)} token(s); at least two are needed")
     return ids
 
-# %% ../../nbs/method/06_steering.ipynb #7dced108
+# %% ../../nbs/method/06_steering.ipynb #5b9e895f
 def steer(
     model: nn.Module,  # a causal language model
     layer: int,  # the block to whose output the direction is added, from 0
@@ -43,7 +43,7 @@ def steer(
     alphas: Tensor | list[float],  # one per row of the batch: how many times d is added
 ) -> AbstractContextManager[None]:
     """
-    Activation steering: h' = h + alpha d at a block's output, on every position, with one alpha per row (section 3.4).
+    Activation steering: h' = h + alpha d at a block's output, on every position, with one alpha per row (equation 2).
     A pass raises `ValueError` if its batch does not have as many rows as there are alphas, and entering the `with`
     raises `IndexError` for a layer that the model does not have.
     """
@@ -51,12 +51,12 @@ def steer(
     alphas = torch.as_tensor(alphas, dtype=torch.float32, device=direction.device)
     return add_vectors(model, layer, alphas[:, None] * direction.float())
 
-# %% ../../nbs/method/06_steering.ipynb #8465e441
+# %% ../../nbs/method/06_steering.ipynb #abd1a376
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,  # a causal language model
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
+    tokenizer: PreTrainedTokenizerBase,  # the model's own
+    prompt: str,  # such as a scenario's prompt
     layer: int,  # the block to whose output the direction is added, from 0
     direction: np.ndarray | Tensor,  # d [width]
     alphas: list[float],  # one per text: how many times d is added; 0 is the unsteered model

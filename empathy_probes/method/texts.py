@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-# %% ../../nbs/method/01_texts.ipynb #52294251
+# %% ../../nbs/method/01_texts.ipynb #27c1e0a4
 @dataclass(frozen=True)
 class Scenario:
     "A situation in which the concept can show itself, or not."
@@ -25,15 +25,15 @@ class Scenario:
 
     @property
     def prompt(self) -> str:
-        "The text that a steered model continues: objective, pressure and a question (section 3.4)."
+        "The text that a steered model continues: objective, pressure and a question (as in the paper's scripts)."
         return f"{self.objective}\n\n{self.pressure}\n\nWhat do you do?"
 
-# %% ../../nbs/method/01_texts.ipynb #71751738
+# %% ../../nbs/method/01_texts.ipynb #c85db7be
 @dataclass(frozen=True)
 class Lexicon:
     "The words that go with a concept."
     ablation: dict[str, list[str]]  # keyword: synonyms that may replace it (section 4.1)
-    positive: list[str] = field(default_factory=list)  # terms of the concept, counted in steered samples (section 3.4)
+    positive: list[str] = field(default_factory=list)  # terms of the concept, counted in steered samples (Table 3)
     negative: list[str] = field(default_factory=list)  # terms of its opposite
     score_positive: list[str] = field(default_factory=list)  # further terms of the concept, for the word score alone
     score_negative: list[str] = field(default_factory=list)  # further terms of its opposite, for the word score alone
@@ -52,12 +52,12 @@ class Concept:
     sha256: str  # of the files' contents, for the manifest
     prompts: dict[str, str] = field(default_factory=dict)  # a `positive` and a `negative` system prompt, or empty
 
-# %% ../../nbs/method/01_texts.ipynb #4c723e40
+# %% ../../nbs/method/01_texts.ipynb #0d3b501b
 def labelled_texts(
     pairs: pd.DataFrame,  # contrastive pairs, one row per pair
     split: str,  # `train`, `test` or `hard`
 ) -> tuple[list[str], np.ndarray]:  # texts, and labels [text]: 1 positive, 0 negative
-    "The texts of a split: all positive ones, then all negative ones, both in the order of the pairs."
+    "The texts of a split: all positive ones, then all negative ones, both in the order of the pairs (section 3.1)."
     chosen = pairs[pairs.split == split]
     texts = [*chosen.positive, *chosen.negative]
     labels = np.repeat([1, 0], len(chosen))
