@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from empathy_probes.steering import read_lines
+from empathy_probes.machine.store import read_lines
 
 unbroken, split = map(Path, sys.argv[1:])
 for path in sorted(unbroken.glob("*/generations.jsonl")):
@@ -11,7 +11,7 @@ for path in sorted(unbroken.glob("*/generations.jsonl")):
     expected, found = read_lines(path), read_lines(split / model / path.name)
     names = [line["fingerprint"] for line in found]
     assert len(names) == len(set(names)), f"{model}: a condition was written twice"
-    # The split run has the baselines of 66_dose as well.
+    # The split run has the baselines of section C7 as well.
     lines = {line["fingerprint"]: line for line in found}
     for line in expected:
         assert line["fingerprint"] in lines, f"{model}: {line['layer']}, {line['scenario']}, {line['direction']}, {line['alpha']} is missing"
