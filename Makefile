@@ -23,11 +23,13 @@ reproduce:  ## run every section of the paper on a preset: PRESET=mini (default)
 	@$(MAKE) --no-print-directory weights
 	snakemake $(if $(PROFILE),--workflow-profile profiles/$(PROFILE),--cores all --rerun-incomplete) --config preset=$(PRESET) $(if $(PUBLISHED),concept=$(abspath $(PUBLISHED)))
 
+# Two workers share the cores; with more threads each, tiny models are slower by far.
 .PHONY: test
+test: export OMP_NUM_THREADS := 1
 test: environment  ## run the library notebooks, the section notebooks on the smoke preset, and pytest
 	$(MAKE) weights PRESET=mini
 	nbdev_test --path nbs --skip_folder_re '^[_.]|^sections$$' --n_workers 2 --do_print
-	snakemake --cores all --forceall --quiet rules --config preset=smoke
+	snakemake --cores all --forceall --quiet rules --config preset=smoke threads=1
 	pytest
 
 .PHONY: bench
