@@ -7,7 +7,6 @@ __all__ = ['paper_table', 'paper_tolerance', 'paper_values', 'compare_with_paper
            'released_cosines']
 
 # %% ../../nbs/evidence/09_published.ipynb #90cc77d2
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,14 @@ import pandas as pd
 import yaml
 
 from ..method.directions import unit
+from ..machine.concepts import DATA
 from ..machine.presets import ModelSpec, block_indices, load_preset, relative_depths
 from ..machine.released import release
 
 # %% ../../nbs/evidence/09_published.ipynb #806b13ad
 def _paper() -> dict:
     "The contents of paper.yaml."
-    path = files("empathy_probes") / "data/paper.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.safe_load((DATA / "paper.yaml").read_text(encoding="utf-8"))
 
 
 def _named(entries: dict, name: str, kind: str):

@@ -9,7 +9,6 @@ __all__ = ['NUMBER', 'VERDICTS', 'Printed', 'read_printed', 'as_printed', 'verdi
 # %% ../../nbs/evidence/11_verdicts.ipynb #ce9dfc32
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import product
 
 import numpy as np
@@ -17,6 +16,7 @@ import pandas as pd
 import yaml
 
 from ..method.scoring import SETTING, outcomes
+from ..machine.concepts import DATA
 from .published import paper_table
 from .released_results import DOLPHIN, PHI, QWEN
 
@@ -148,5 +148,4 @@ def _made_up_behaviour(rng: np.random.Generator) -> pd.DataFrame:
 # %% ../../nbs/evidence/11_verdicts.ipynb #abca2e07
 def read_claims() -> dict:  # `claims` by name, and the default `reasons` by verdict
     "The contents of claims.yaml."
-    path = files("empathy_probes") / "data/claims.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.safe_load((DATA / "claims.yaml").read_text(encoding="utf-8"))

@@ -10,7 +10,6 @@ __all__ = ['RELEASED', 'ReleasedDataError', 'release', 'released_sha256', 'check
 import ast
 import dataclasses
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import pooch
@@ -18,7 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from ..method.texts import Concept
-from .concepts import load_concept
+from .concepts import DATA, load_concept
 from .store import replace_file
 from .weights import cache_folder
 
@@ -29,8 +28,7 @@ class ReleasedDataError(RuntimeError):
 
 def release() -> dict:  # repository, commit, url, files, extracts, terms, probes
     "The contents of released.yaml."
-    path = files("empathy_probes") / "data/released.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.safe_load((DATA / "released.yaml").read_text(encoding="utf-8"))
 
 # %% ../../nbs/machine/11_released.ipynb #5be71073
 def released_sha256() -> dict[str, str]:  # path in the folder: 64 hexadecimal digits
