@@ -73,7 +73,7 @@ def main():
     works = {
         "one row at a time, no cache (as released)": one_row,
         "one call per alpha, 5 samples (steering-vectors)": call_per_alpha,
-        f"{rows} rows, an alpha a row (empathy_probes)": one_batch,
+        f"{rows} rows, one alpha per row (empathy_probes)": one_batch,
     }
     measured = {name: measure(lambda: work(model, prompt, direction)) for name, work in works.items()}
     rates = {name: each.result / each.seconds for name, each in measured.items()}
