@@ -61,6 +61,7 @@ def largest_correlation(
     standardised = (projections - np.mean(projections, axis=0)) / np.std(projections, axis=0) / len(projections)
 
     def largest(shuffled):
+        "The largest r of all layers with these ratings."
         return (standardised.T @ ((shuffled - shuffled.mean()) / shuffled.std())).max()
 
     options = {"permutation_type": "pairings", "alternative": "greater", "vectorized": False}

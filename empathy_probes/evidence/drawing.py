@@ -80,6 +80,7 @@ def print_style(
     "Decorator: draw in `STYLE`, and show the figure only where it is the result of a cell."
     @wraps(draw)
     def styled(*arguments, **options):
+        "The figure, drawn in `STYLE` and closed."
         with plt.style.context(["default", STYLE]):
             figure = draw(*arguments, **options)
             for _ in range(2):  # the ticks depend on the space, and the space depends on the ticks

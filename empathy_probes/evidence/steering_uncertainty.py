@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, linregress
 
-from ..method.scoring import SETTING, _is_success, outcomes, rates, wilson_interval
+from ..method.scoring import SETTING, is_success, outcomes, rates, wilson_interval
 from .uncertainty import rank_p
 
 # %% ../../nbs/evidence/03_steering_uncertainty.ipynb #0bb32efd
@@ -30,7 +30,7 @@ def _success_rates(
     coherence = coherent @ belongs / belongs.sum(axis=0)
     zero = doses == 0
     change = rate[:, ~zero] - rate[:, zero]
-    return _is_success(doses[~zero], change, coherence[:, ~zero], definition).mean(axis=1)
+    return is_success(doses[~zero], change, coherence[:, ~zero], definition).mean(axis=1)
 
 
 def _redrawn_success(

@@ -78,6 +78,7 @@ def ablate(
     counts = Counter()
 
     def replace(match: re.Match) -> str:
+        "A random synonym of the keyword found, counted."
         keyword = keywords[match.lastindex - 1]
         counts[keyword] += 1
         synonyms = replacements[keyword]

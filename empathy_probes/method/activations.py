@@ -130,6 +130,7 @@ def extract_batches(
 def _forward(model: PreTrainedModel, tokens: Tensor, mask: Tensor, layers: list[int]) -> Tensor:
     "Activations of one padded batch under every pooling, on the CPU [batch, layer, pooling, width]."
     def pool(hidden):
+        "One block's stream under every pooling [batch, pooling, width]."
         return torch.stack([pool_tokens(hidden, mask, pooling) for pooling in POOLINGS], dim=1)
 
     with read_residual(model, layers, pool) as residual:

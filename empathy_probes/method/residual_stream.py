@@ -78,7 +78,9 @@ def read_residual(
     found = {}
 
     def keep(layer):
+        "A hook that keeps one block's pooled output, and ends the pass at the deepest block."
         def hook(block, inputs, output):
+            "Called by PyTorch after the block."
             found[layer] = pool(hidden_of(output))
             if layer == max(layers):
                 raise _DeepestReached
@@ -105,6 +107,7 @@ def write_residual(
     Raises `IndexError` for a layer that the model does not have.
     """
     def hook(block, inputs, output):
+        "The block's output with the changed stream in it."
         return with_hidden(output, change(hidden_of(output)))
 
     handles = [block.register_forward_hook(hook) for block in _blocks(model, layers).values()]
@@ -126,6 +129,7 @@ def add_vectors(
     raises `IndexError` for a layer that the model does not have.
     """
     def change(hidden):
+        "The stream with each row's vector added."
         rows = hidden.shape[0]
         if rows != len(vectors):
             found = f"the batch has {rows} rows, but there are {len(vectors)} vectors to add"
@@ -151,6 +155,7 @@ def project_out(
     axis = direction.float() / norm
 
     def change(hidden):
+        "The stream without its component along the axis."
         axis_here = axis.to(hidden.device)
         component = hidden.float() @ axis_here
         return (hidden.float() - component[..., None] * axis_here).to(hidden.dtype)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHORTEST_SCORED', 'SETTING', 'DEFINITIONS', 'LEAST_COHERENCE', 'count_terms', 'concept_language', 'word_score',
            'is_coherent', 'repeated_4grams', 'compression_ratio', 'score_samples', 'rates', 'change_from_zero',
-           'outcomes', 'wilson_interval', 'success']
+           'outcomes', 'is_success', 'wilson_interval', 'success']
 
 # %% ../../nbs/method/07_scoring.ipynb #375cd0c9
 import zlib
@@ -172,11 +172,16 @@ def outcomes(
         raise ValueError(f"unknown definition {definition!r}; there are {DEFINITIONS}")
     judged = conditions.assign(change=change_from_zero(conditions, "rate", setting))
     judged = judged[judged["alpha"] != 0]
-    return judged.assign(success=_is_success(judged["alpha"], judged["change"], judged["coherence"], definition))
+    return judged.assign(success=is_success(judged["alpha"], judged["change"], judged["coherence"], definition))
 
 
-def _is_success(alpha, change, coherence, definition: str):
-    "Whether conditions succeed; alpha, change and coherence are columns or arrays, and so is the result."
+def is_success(
+    alpha: np.ndarray | pd.Series,  # of each condition
+    change: np.ndarray | pd.Series,  # of the share with the concept's language, from alpha 0
+    coherence: np.ndarray | pd.Series,  # share of coherent samples
+    definition: str,  # one of `DEFINITIONS`
+) -> np.ndarray | pd.Series:  # bool, in the shape of `change`
+    "Whether conditions succeed under one definition (Table 3)."
     if definition == "published":
         return (alpha > 0) == (change > 0)
     moved = np.sign(alpha) == np.sign(change)
