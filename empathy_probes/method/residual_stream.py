@@ -18,14 +18,27 @@ from transformers import PreTrainedModel
 def find_blocks(
     model: nn.Module,  # a causal language model
 ) -> nn.ModuleList:  # its decoder blocks, first to last
-    "The decoder blocks of any causal language model, found from its structure. Raises `ValueError` if there are none."
+    """
+    The decoder blocks of any causal language model, found from its structure.
+    Raises `ValueError` if there are none, or if their parts lie in several lists.
+    """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    lists = {name: module for name, module in decoder.named_modules() if isinstance(module, nn.ModuleList)}
-    outermost = [lists[name] for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    if not outermost:
-        parts = [name for name, _ in decoder.named_children()]
+    lists = _outermost_lists(decoder) or _outermost_lists(model)
+    if not lists:
+        parts = [name for name, _ in model.named_modules() if name.count(".") < 2]
         raise ValueError(f"{type(model).__name__}: no list of blocks found among its modules {parts}")
-    return max(outermost, key=lambda blocks: sum(parameter.numel() for parameter in blocks.parameters()))
+    blocks = max(lists.values(), key=lambda blocks: sum(parameter.numel() for parameter in blocks.parameters()))
+    parallel = [name for name, other in lists.items() if len(other) == len(blocks) > 1]
+    if len(parallel) > 1:
+        why = f"the parts of its blocks lie in several lists {parallel}, so that no module puts out the stream"
+        raise ValueError(f"{type(model).__name__}: {why}; this model cannot be read")
+    return blocks
+
+
+def _outermost_lists(module: nn.Module) -> dict[str, nn.ModuleList]:
+    "Lists of modules that do not lie inside another list, by name."
+    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList)}
+    return {name: lists[name] for name in lists if not any(name.startswith(f"{other}.") for other in lists)}
 
 # %% ../../nbs/method/02_residual_stream.ipynb #7b91dd43
 def input_device(
@@ -36,18 +49,18 @@ def input_device(
 
 # %% ../../nbs/method/02_residual_stream.ipynb #71f5a87f
 def hidden_of(
-    output: Tensor | tuple,  # what a block returned
+    output: Tensor | tuple | list,  # what a block returned
 ) -> Tensor:  # the stream [batch, position, width]
-    "The residual stream in a block's output, whether that is a tensor or a tuple."
-    return output[0] if isinstance(output, tuple) else output
+    "The residual stream in a block's output, whether that is a tensor, a tuple or a list."
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def with_hidden(
-    output: Tensor | tuple,  # what a block returned
+    output: Tensor | tuple | list,  # what a block returned
     hidden: Tensor,  # the stream to put in its place [batch, position, width]
-) -> Tensor | tuple:  # of the same kind as `output`
-    "A block's output with another stream in it; the rest of a tuple is kept."
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+) -> Tensor | tuple | list:  # of the same kind as `output`
+    "A block's output with another stream in it; the rest of a tuple or a list is kept."
+    return type(output)((hidden, *output[1:])) if isinstance(output, (tuple, list)) else hidden
 
 # %% ../../nbs/method/02_residual_stream.ipynb #e2399518
 class _DeepestReached(Exception):
