@@ -38,6 +38,7 @@ FAMILIES = {  # model type of transformers: sizes
     "gpt_neox": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4},
     "opt": {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "word_embed_proj_dim": 32},
     "bloom": {"hidden_size": 32, "n_layer": 4, "n_head": 4},  # its blocks return tuples, as falcon's do
+    "modernbert-decoder": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4},
     "falcon": {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4},
 }
 

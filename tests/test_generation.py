@@ -19,6 +19,7 @@ from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.weights import byte_tokenizer, empty_model, loaded_bytes, random_model
 from empathy_probes.machine import generation
+from empathy_probes.method import activations
 
 WIDTH, LAYER = 32, 1
 PROMPT = byte_tokenizer()("You are at the well. What do you do?")["input_ids"]  # longer than the sliding windows
@@ -260,3 +261,76 @@ def test_a_chat_template_does_not_double_the_first_token():
     tokenizer.add_bos_token = True
     ids = encode_prompt(tokenizer, "What now?", chat_template=True)
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+
+
+def test_likelihoods_copy_a_part_of_the_cache_and_halve_it_when_memory_runs_out(llama, monkeypatch):
+    "A copy of the whole cache for either continuation would need more memory than all the steps before it."
+    doses, uniforms = [0, 0, 1, 1, 2, 2], uniform_numbers(6)
+    texts, cache, places = sample(llama, doses, uniforms)
+    sides = {"positive": PROMPT[:4], "negative": PROMPT[4:9]}
+    expected = log_odds(llama, cache, places, PROMPT, texts, LAYER, PUSHES[doses], sides)
+    copied, copy = [], generation.copy_rows
+
+    def small_memory(cache, rows, length, room):
+        copied.append(len(rows))
+        if len(rows) > 2:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return copy(cache, rows, length, room)
+
+    monkeypatch.setattr(generation, "copy_rows", small_memory)
+    one_row = sum(layer.all_keys[0].nbytes + layer.all_values[0].nbytes for layer in cache.layers)
+    monkeypatch.setattr(generation, "COPIED_AT_ONCE", 3 * one_row)
+    assert log_odds(llama, cache, places, PROMPT, texts, LAYER, PUSHES[doses], sides) == pytest.approx(expected, abs=1e-5)
+    assert copied == [3, 2, 1] * 4  # two times three texts, with one continuation and then with the other
+
+
+def test_a_number_that_is_none_at_a_padding_position_spoils_nothing(llama):
+    "In half precision a padding token may overflow, and a mask that multiplies keeps what is not a number."
+    texts = [PROMPT[:7], PROMPT[9:20]]
+    expected = perplexities(llama, PROMPT, texts)
+
+    def spoil_padding(block, inputs, output):
+        output = output.clone()
+        if output.shape[1] == 12:  # the last token of the prompt, and the texts
+            output[0, 8:] = torch.nan
+        return output
+
+    handle = llama.model.norm.register_forward_hook(spoil_padding)
+    assert perplexities(llama, PROMPT, texts) == expected
+    handle.remove()
+
+
+def test_values_that_are_not_finite_are_none_and_the_others_stay(llama):
+    texts = [PROMPT[:7], PROMPT[9:20]]
+    expected = perplexities(llama, PROMPT, texts)
+
+    def spoil_first_row(block, inputs, output):
+        output = output.clone()
+        output[0, 3] = torch.nan
+        return output
+
+    handle = llama.model.norm.register_forward_hook(spoil_first_row)
+    found = perplexities(llama, PROMPT, texts)
+    handle.remove()
+    assert found == [None, expected[1]]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_a_push_that_is_too_large_is_an_error_at_every_temperature(llama, temperature):
+    "The most likely of logits that are not numbers is some token, and would be stored as a sample."
+    with pytest.raises(FloatingPointError, match="the push is too large for this precision"):
+        sample(llama, [0], uniform_numbers(1), temperature=temperature, pushes=PUSHES * 1e38 * 10)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")])
+def test_extraction_halves_a_batch_when_memory_runs_out(llama, error, monkeypatch):
+    texts = ["One text.", "Another one, which is longer.", "A third one."]
+    expected, forward = extract(llama, byte_tokenizer(), texts, [LAYER]), activations._forward
+
+    def small_memory(model, tokens, mask, layers):
+        if len(tokens) > 1:
+            raise error
+        return forward(model, tokens, mask, layers)
+
+    monkeypatch.setattr(activations, "_forward", small_memory)
+    np.testing.assert_allclose(extract(llama, byte_tokenizer(), texts, [LAYER]), expected, rtol=1e-4, atol=1e-6)

@@ -18,6 +18,7 @@ from empathy_probes.machine.models import load_model
 from empathy_probes.machine.plan import Sweep, plan, recipes, steering_directions
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.store import FolderInUse, fingerprint, lock_layers
+from empathy_probes.machine.weights import byte_tokenizer
 from empathy_probes.machine.sweep import generate_batch, generate_missing, load_generations
 
 WIDTH = 32
@@ -26,7 +27,7 @@ SPEC = SMOKE.models["tiny-llama"]
 CONCEPT = load_concept("empathy")
 PROBES = np.stack([random_direction(WIDTH, "made-up probe", layer) for layer in SPEC.layers])
 SEPARATIONS = np.full(len(SPEC.layers), 3.0)
-SWEEP = Sweep(SMOKE, SPEC, CONCEPT, PROBES, SEPARATIONS)
+SWEEP = Sweep(SMOKE, SPEC, CONCEPT, PROBES, SEPARATIONS, byte_tokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def test_batches_are_halved_when_memory_runs_out(tmp_path, unbroken, monkeypatch
 
     monkeypatch.setattr(sweep, "generate_batch", small_memory)
     lines = [json.loads(line) for line in generate_missing(SWEEP, tmp_path).read_text().splitlines()]
-    assert tried == [5] + [3, 2] * 6
+    assert tried == [5, 3, 2] * 6
     expected = [json.loads(line) for line in unbroken.splitlines()]
     assert [line["samples"] for line in lines] == [line["samples"] for line in expected]
     assert [len(line["batch"]) for line in lines] == [3, 3, 3, 2, 2] * 6

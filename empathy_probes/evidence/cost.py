@@ -9,6 +9,7 @@ __all__ = ['TIMED_SAMPLES', 'TIMED_TOKENS', 'PAPER_PARAMETERS', 'EXTRAPOLATED_MO
 
 # %% ../../nbs/evidence/08_cost.ipynb #e5920db4
 import time
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -49,12 +50,13 @@ def time_batches(
     start = time.perf_counter()
     model, tokenizer = load_model(spec, study.preset.device)
     loading = time.perf_counter() - start
-    model.generation_config.eos_token_id = None
+    tokenizer = deepcopy(tokenizer)  # no token ends a text
+    model.generation_config.eos_token_id = tokenizer.eos_token = None
     width = model.get_input_embeddings().embedding_dim
     directions = np.stack([random_direction(width, study.seed, layer) for layer in spec.layers])
     rows = []
     for number, (conditions, samples, new_tokens) in enumerate(timed_sizes(spec, study.seed)):
-        sweep = _sweep_of_size(study, spec, samples, new_tokens, directions)
+        sweep = _sweep_of_size(study, spec, samples, new_tokens, directions, tokenizer)
         settings = group_conditions(recipes(sweep))
         batch, vectors = settings[number % len(settings)][:conditions], sweep.vectors
         start = time.perf_counter()
@@ -67,10 +69,12 @@ def time_batches(
     return pd.DataFrame(rows[1:]), loading
 
 
-def _sweep_of_size(study: Study, spec: ModelSpec, samples: int, new_tokens: int, directions: np.ndarray) -> Sweep:
+def _sweep_of_size(
+    study: Study, spec: ModelSpec, samples: int, new_tokens: int, directions: np.ndarray, tokenizer: object
+) -> Sweep:
     "A model's sweep along some directions, with other numbers of samples and tokens."
     preset, spec = replace(study.preset, samples=samples), replace(spec, max_new_tokens=new_tokens)
-    return Sweep(preset, spec, study.concept, directions, np.ones(len(spec.layers)), study.seed)
+    return Sweep(preset, spec, study.concept, directions, np.ones(len(spec.layers)), tokenizer, study.seed)
 
 # %% ../../nbs/evidence/08_cost.ipynb #39525b5d
 @dataclass(frozen=True)

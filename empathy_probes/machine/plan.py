@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'PLAN_COLUMNS', 'steering_directions', 'strength', 'chosen_scenarios', 'conditions_of', 'baselines_of',
-           'Sweep', 'recipes', 'plan']
+           'system_place', 'Sweep', 'encode_continuation', 'recipes', 'plan']
 
 # %% ../../nbs/machine/09_plan.ipynb #af3ce8fc
 import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
+from ..method.activations import has_system_role
 from ..method.directions import random_direction
+from ..method.steering import encode_prompt
 from ..method.texts import Concept
 from .presets import ModelSpec, Preset, PresetError
 from .store import fingerprint
@@ -85,6 +89,16 @@ def baselines_of(
     return [*prompts, ("ablation", 1.0)]
 
 # %% ../../nbs/machine/09_plan.ipynb #06996f79
+def system_place(
+    tokenizer: PreTrainedTokenizerBase,  # the model's own
+    chat_template: bool,  # whether prompts are put into its chat template
+) -> str:  # `system role`, `user's turn` or `before the prompt`
+    "Where a system prompt stands. Raises `ValueError` if there is no chat template to put it into."
+    if not chat_template:
+        return "before the prompt"
+    return "system role" if has_system_role(tokenizer) else "user's turn"
+
+# %% ../../nbs/machine/09_plan.ipynb #ce77eec1
 @dataclass(frozen=True)
 class Sweep:
     "A model's sweep: everything that its conditions depend on."
@@ -93,6 +107,7 @@ class Sweep:
     concept: Concept
     directions: np.ndarray  # the model's probes [layer, width], layers as in `spec.layers`
     separations: np.ndarray  # distance of the training class means [layer]
+    tokenizer: PreTrainedTokenizerBase  # the model's own
     seed: int = 0  # of the random directions and the noise
     baselines_at: int | None = None  # a steered layer: the baselines there, in place of the sweep
 
@@ -101,11 +116,30 @@ class Sweep:
         "What is added, by steered layer and direction. Raises `PresetError` as `steering_directions` does."
         return steering_directions(self.spec, self.directions, self.seed)
 
-# %% ../../nbs/machine/09_plan.ipynb #ce77eec1
+# %% ../../nbs/machine/09_plan.ipynb #201b4101
+def encode_continuation(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,  # a scenario's continuation
+) -> list[int]:  # token ids, without special tokens
+    "A continuation's tokens, as a paragraph of its own."
+    return tokenizer(f"\n\n{text}", add_special_tokens=False)["input_ids"]
+
+
+def _tokens_sha256(tokenizer: PreTrainedTokenizerBase, recipe: dict) -> str:
+    "The hash of what a condition's model reads: its prompt, the prompt without a system prompt, and the continuations."
+    systems = dict.fromkeys([recipe["system"], ""])
+    prompts = [encode_prompt(tokenizer, recipe["prompt"], recipe["chat_template"], system) for system in systems]
+    continuations = [encode_continuation(tokenizer, text) for text in recipe["continuations"].values()]
+    return hashlib.sha256(json.dumps([prompts, continuations]).encode()).hexdigest()
+
+# %% ../../nbs/machine/09_plan.ipynb #5ff41a6a
 def recipes(
     sweep: Sweep,
 ) -> list[dict]:  # one per condition; those of a layer and scenario stand together
-    "All conditions of a model's sweep, or its baselines, with everything they depend on. Raises `PresetError`."
+    """
+    All conditions of a model's sweep, or its baselines, with everything they depend on. Raises `PresetError`, and
+    `ValueError` as `encode_prompt` does.
+    """
     spec, weights, vectors = sweep.spec, weights_identity(sweep.spec), sweep.vectors
     layers = spec.steering_layers if sweep.baselines_at is None else [sweep.baselines_at]
     conditions = conditions_of(spec) if sweep.baselines_at is None else baselines_of(sweep.concept)
@@ -123,7 +157,7 @@ def _recipe(sweep: Sweep, weights: str, vectors: dict, layer: int, name: str, di
     separation = sweep.separations[spec.layers.index(layer)]
     prompts = sweep.concept.prompts
     vector = vectors.get((layer, "probe" if direction == "ablation" else direction))
-    return {
+    recipe = {
         "model": spec.key,
         "layer": layer,
         "scenario": name,
@@ -137,11 +171,13 @@ def _recipe(sweep: Sweep, weights: str, vectors: dict, layer: int, name: str, di
         "seed": sweep.seed,
         "weights": weights,
         "system": prompts["positive" if alpha > 0 else "negative"] if direction == "prompt" else "",
+        "system_place": system_place(sweep.tokenizer, spec.chat_template) if direction == "prompt" else "",
         "prompt": scenario.prompt,
         "continuations": scenario.continuations,
         "chat_template": spec.chat_template,
         "direction_sha256": hashlib.sha256(vector.tobytes()).hexdigest() if vector is not None else "",
     }
+    return recipe | {"tokens_sha256": _tokens_sha256(sweep.tokenizer, recipe)}
 
 # %% ../../nbs/machine/09_plan.ipynb #e44a30b8
 PLAN_COLUMNS = [  # of a recipe; what a plan shows, and what is kept beside each sample
@@ -156,6 +192,7 @@ PLAN_COLUMNS = [  # of a recipe; what a plan shows, and what is kept beside each
     "max_new_tokens",
     "temperature",
     "seed",
+    "system_place",
 ]
 
 

@@ -23,6 +23,7 @@ from ..method.detection import left_out_auroc
 from ..method.directions import METHODS, fit_layers, layer_separations
 from ..method.scoring import score_samples
 from ..method.texts import Concept, labelled_texts
+from .models import load_tokenizer
 from .plan import Sweep, plan
 from .presets import ModelSpec, Preset, load_preset, select_models
 from .released import open_concept
@@ -231,7 +232,8 @@ def model_sweep(
     "A model's sweep under the study's probes and seed."
     probes = read_probes(study, spec)
     directions, separations = probes.mean_difference, probes.separations
-    return Sweep(study.preset, spec, study.concept, directions, separations, study.seed, baselines_at)
+    tokenizer = load_tokenizer(spec)
+    return Sweep(study.preset, spec, study.concept, directions, separations, tokenizer, study.seed, baselines_at)
 
 
 def steering_plan(

@@ -1,0 +1,75 @@
+"Families of models that keep something else than keys and values, or whose blocks put out something else than one stream."
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, LLAMA_LIKE
+
+from empathy_probes.machine.generation import check_steerable
+from empathy_probes.machine.weights import random_model
+from empathy_probes.method.activations import extract
+from empathy_probes.method.residual_stream import find_blocks
+
+MAMBA_HEADS = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
+SHARED_KEYS = LLAMA_LIKE | {"head_dim": 8, "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+SHARED_KEYS |= {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 300}
+READ_ONLY = {  # model type of transformers: sizes
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 4, "state_size": 8},
+    "rwkv": {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 64},
+    "recurrent_gemma": LLAMA_LIKE | {"num_key_value_heads": 1, "head_dim": 8, "lru_width": 32},
+    "jamba": LLAMA_LIKE
+    | {"num_experts": 2, "mamba_d_state": 8, "use_mamba_kernels": False}
+    | {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "bamba": LLAMA_LIKE | MAMBA_HEADS | {"attn_layer_indices": [1, 3]},
+    "zamba2": LLAMA_LIKE
+    | {"num_key_value_heads": 4, "mamba_d_state": 8, "n_mamba_heads": 8, "mamba_headdim": 8, "mamba_ngroups": 1, "num_mem_blocks": 1, "adapter_rank": 4}
+    | {"hybrid_layer_ids": [1, 3], "layers_block_type": ["mamba", "hybrid"] * 2},
+    "lfm2": LLAMA_LIKE | {"full_attn_idxs": [1, 3]},
+    "qwen3_next": LLAMA_LIKE
+    | {"head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+    | {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "granitemoehybrid": LLAMA_LIKE
+    | MAMBA_HEADS
+    | {"layer_types": ["mamba", "attention"] * 2, "num_local_experts": 2, "num_experts_per_tok": 1, "shared_intermediate_size": 32},
+    "falcon_h1": LLAMA_LIKE | MAMBA_HEADS | {"mamba_d_ssm": 64, "head_dim": 8},
+    "gemma4_text": SHARED_KEYS | {"global_head_dim": 8},
+    "openai-gpt": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 512},
+}
+UNREADABLE = {
+    "xlnet": {"d_model": 32, "n_layer": 4, "n_head": 4, "d_inner": 64},  # positions come first in its blocks
+    "gemma3n_text": SHARED_KEYS | {"laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4, "altup_num_inputs": 2},  # several streams
+    "xlm": {"emb_dim": 32, "n_layers": 4, "n_heads": 4},  # has no blocks
+}
+TEXTS = ["A short text.", "A text that is quite a bit longer than the first one.", "Third."]
+
+
+@pytest.mark.parametrize("name", READ_ONLY)
+def test_recurrent_and_hybrid_models_are_read_but_not_steered(name, tokenizer):
+    "Their own cache holds a state, which the batch of steered samples knows nothing of."
+    model = random_model(name, READ_ONLY[name])
+    together = extract(model, tokenizer, TEXTS, [0, 2])
+    alone = np.concatenate([extract(model, tokenizer, [text], [0, 2]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match=f"{type(model).__name__} can be read but not steered.*steering_layers: \\[\\]"):
+        check_steerable(model)
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_models_without_one_stream_are_not_misread(name, tokenizer):
+    with pytest.raises(ValueError, match="cannot be read"):
+        extract(random_model(name, UNREADABLE[name]), tokenizer, TEXTS, [0, 2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_models_with_keys_and_values_are_steered(name, dtype):
+    check_steerable(random_model(name, FAMILIES[name]).to(dtype))
+
+
+def test_a_decoder_that_transformers_does_not_name_is_found(tokenizer):
+    "`get_decoder` of transformers returns the last layer of this model."
+    model = random_model("modernbert-decoder", FAMILIES["modernbert-decoder"])
+    assert find_blocks(model) is model.model.layers
+    states = model(torch.tensor([tokenizer(TEXTS[0])["input_ids"]]), output_hidden_states=True).hidden_states
+    np.testing.assert_allclose(extract(model, tokenizer, TEXTS[:1], [1])[0, 0], states[2][0].mean(dim=0).detach(), rtol=1e-4, atol=1e-5)
