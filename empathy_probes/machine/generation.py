@@ -267,12 +267,12 @@ def log_odds(
         samples = [i for i, text in enumerate(texts) if len(text) == tokens]
         last, rows = [[*prompt_ids, *texts[i]][-1] for i in samples], [places[i] for i in samples]
         length, pushes = len(prompt_ids) - 1 + tokens, vectors[samples]
-        positive, negative = (
-            log_likelihoods(model, cache, rows, length, layer, pushes, [[token, *continuations[side]] for token in last])
-            for side in ("positive", "negative")
-        )
-        for i, above, below in zip(samples, positive, negative):
-            found[i] = finite(above - below)
+        sums = {}
+        for side, continuation in continuations.items():
+            given = [[token, *continuation] for token in last]
+            sums[side] = log_likelihoods(model, cache, rows, length, layer, pushes, given)
+        for i, positive, negative in zip(samples, sums["positive"], sums["negative"]):
+            found[i] = finite(positive - negative)
     return found
 
 # %% ../../nbs/machine/08_generation.ipynb #26e0de99

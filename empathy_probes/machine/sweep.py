@@ -130,7 +130,7 @@ MADE_ON = ("device", "batch", "fingerprint")  # what a line says besides its rec
 def read_conditions(
     path: Path,  # generations.jsonl; need not exist
 ) -> dict[str, dict]:  # fingerprint: line
-    "The conditions in a file. Raises `ValueError` naming the file, the line and the fault of one that cannot be trusted."
+    "The conditions in a file. Raises `ValueError` naming the file, the line and the fault if one cannot be trusted."
     found, numbers = {}, {}
     for number, line in enumerate(read_lines(path), start=1):
         fault, name = _fault(line), line.get("fingerprint")

@@ -92,8 +92,8 @@ def generate(
 ) -> list[str]:  # one text per alpha, without the prompt
     """
     Continue a prompt under several strengths of steering (section 3.4).
-    Raises `ValueError` for a prompt of fewer than two tokens or a missing chat template, `FloatingPointError` for a push
-    that is too large for the precision, and `IndexError` for a layer that the model does not have.
+    Raises `ValueError` for a prompt of fewer than two tokens or a missing chat template, `FloatingPointError` for a
+    push that is too large for the precision, and `IndexError` for a layer that the model does not have.
     """
     def checked(ids, logits):
         "The logits, if they are numbers."
