@@ -112,7 +112,7 @@ def read_lines(
         try:
             rows.append(_read_object(line, keys))
         except ValueError as error:
-            way_out = "delete this line and its condition will be made again"
+            way_out = "delete this line, and what it held will be made again"
             raise ValueError(f"{path}, line {number}: damaged ({error}); {way_out}") from None
     return rows
 
