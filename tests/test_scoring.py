@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from empathy_probes.method.scoring import DEFINITIONS, SETTING, change_from_zero, outcomes, rates, score_samples
+from empathy_probes.method.scoring import DEFINITIONS, SETTING, change_from_zero, count_terms, outcomes, rates, score_samples
 from empathy_probes.method.scoring import success
 from empathy_probes.method.texts import Lexicon
 
@@ -26,6 +26,20 @@ def test_any_text_gets_defined_scores(text):
     numbers = scored.drop(columns="text").astype(float)
     assert np.isfinite(numbers.to_numpy()).all()
     assert scored.word_score.between(0, 1).all()
+
+
+@pytest.mark.parametrize("term", ["don't", "don\u2019t", "well-being", "well\u2011being"])
+def test_typographic_characters_count_as_the_plain_ones(term):
+    "A model that writes them would seem to use none of the listed terms."
+    plain, typographic = "I don't see well-being.", "I don\u2019t see well\u2011being, or well\u2010being."
+    assert [count_terms(plain, [term]), count_terms(typographic, [term])] == [1, 1]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_term_is_refused(blank):
+    "The empty string is in every text, so every text would count one term more."
+    with pytest.raises(ValueError, match="a term is blank"):
+        count_terms("I will help.", ["help", blank])
 
 
 def test_equal_shares_of_unequal_counts_are_ties():

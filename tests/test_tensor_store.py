@@ -3,16 +3,20 @@
 import json
 import multiprocessing
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
+from tokenizers import normalizers
+from transformers.utils import chat_template_utils
 
 from empathy_probes.method import activations as method_activations
 from empathy_probes.method.activations import extract
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
-from empathy_probes.machine.tensor_store import activations, add_to_store, load_store
+from empathy_probes.machine.tensor_store import activations, add_to_store, load_probes, load_store, save_probes
 from empathy_probes.machine.weights import random_model, weights_identity
 from empathy_probes.machine import tensor_store, weights
 
@@ -110,6 +114,35 @@ def test_a_changed_chat_template_is_another_model(tmp_path, tokenizer):
     assert weights_identity(spec) != before
 
 
+def test_a_template_that_writes_the_date_is_read_anew_on_another_day(tmp_path, tokenizer, monkeypatch, computed):
+    "Llama 3's template does."
+    tokenizer.chat_template = "{{ strftime_now('%d %B %Y') }}: {{ messages[0].content }}"
+    spec = local_model(tmp_path / "model", tokenizer)
+
+    def read(day):
+        monkeypatch.setattr(chat_template_utils, "datetime", type("Day", (), {"now": lambda: datetime(2025, 1, day)}))
+        return activations(SMOKE, spec, TEXTS[:2], tmp_path, chat_template=True)
+
+    monday, tuesday = read(6), read(7)
+    assert not np.array_equal(monday, tuesday)
+    np.testing.assert_array_equal(read(6), monday)
+    assert len(computed) == 4
+    by_hand = [f"07 January 2025: {text}" for text in TEXTS[:2]]
+    np.testing.assert_allclose(tuesday, extract(*load_model(spec), by_hand, [3], "mean_without_first"), rtol=1e-5, atol=1e-6)
+
+
+def test_another_tokenizer_of_the_same_weights_is_another_text(tmp_path, tokenizer, monkeypatch):
+    "Not all of a tokenizer's files are a part of the weights' identity."
+    plain = local_model(tmp_path / "plain", tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    lower = local_model(tmp_path / "lower", tokenizer)
+    monkeypatch.setattr(tensor_store, "weights_identity", lambda spec: "the same")
+    as_written = activations(SMOKE, plain, ["HELP", "help"], tmp_path)
+    lowered = activations(SMOKE, lower, ["HELP", "help"], tmp_path)
+    np.testing.assert_array_equal(lowered[0], as_written[1])
+    assert not np.array_equal(lowered[0], as_written[0])
+
+
 def test_poolings_are_kept_together_and_told_apart(tmp_path, monkeypatch):
     activations(SMOKE, SPEC, TEXTS, tmp_path, "last")
     monkeypatch.setattr(tensor_store, "load_model", no_model)
@@ -120,9 +153,27 @@ def test_poolings_are_kept_together_and_told_apart(tmp_path, monkeypatch):
 
 
 def test_a_text_without_a_second_token_is_named(tmp_path):
-    with pytest.raises(ValueError, match="'x' has too few tokens for the pooling 'mean_without_first'"):
+    with pytest.raises(ValueError, match="'x' has too few tokens for the pooling 'mean_without_first'; leave the text out"):
         activations(SMOKE, SPEC, ["fine", "x"], tmp_path)
     assert np.isfinite(activations(SMOKE, SPEC, ["fine", "x"], tmp_path, "mean")).all()
+
+
+def test_an_unknown_pooling_is_refused_before_anything_is_computed(tmp_path, computed):
+    with pytest.raises(ValueError, match="unknown pooling 'median'; use one of"):
+        activations(SMOKE, SPEC, TEXTS, tmp_path, "median")
+    assert computed == []
+
+
+def test_activations_that_are_not_numbers_say_where_and_what_to_do(tmp_path, tokenizer):
+    "A value above 65,504 is infinite in float16. Nothing of it is kept."
+    spec = replace(local_model(tmp_path / "model", tokenizer, loud_block=2), layers=[1, 2, 3])
+    assert np.isfinite(activations(SMOKE, spec, TEXTS, tmp_path)).all()
+    kept = len(load_store(tmp_path / "activations.safetensors"))
+    problem = r"'local': the activations of 'Text number \d.*' are not numbers at layer 2 in float16; set its dtype to bfloat16"
+    with pytest.raises(FloatingPointError, match=problem):
+        activations(SMOKE, replace(spec, dtype="float16"), TEXTS, tmp_path)
+    assert len(load_store(tmp_path / "activations.safetensors")) == kept
+    assert np.isfinite(activations(SMOKE, replace(spec, dtype="bfloat16"), TEXTS, tmp_path)).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", None], ids=["empty", "garbage", "cut short"])
@@ -132,6 +183,40 @@ def test_a_damaged_store_says_what_to_do(tmp_path, content):
     store.write_bytes(store.read_bytes()[:-100] if content is None else content)
     with pytest.raises(ValueError, match=r"activations\.safetensors: damaged .*delete it"):
         activations(SMOKE, SPEC, TEXTS, tmp_path)
+
+
+def test_a_store_that_something_else_wrote_says_what_to_do(tmp_path):
+    for name in ("activations", "probes"):
+        save_file({"mean_difference": np.ones((1, 2)), "separations": np.ones(1)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ValueError, match=r"activations\.safetensors: has no checksum, so something else wrote it; delete it"):
+        activations(SMOKE, SPEC, TEXTS, tmp_path)
+    with pytest.raises(ValueError, match=r"probes\.safetensors: has no checksum, so something else wrote it; delete it"):
+        load_probes(tmp_path / "probes.safetensors", {"model": "toy"})
+
+
+def test_no_flipped_bit_goes_unnoticed_in_probes(tmp_path):
+    path, made_from = tmp_path / "probes.safetensors", {"model": "toy"}
+    save_probes(path, {"mean_difference": np.array([[0.6, 0.8]])}, np.array([5.0]), made_from)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        path.write_bytes(flipped(whole, bit))
+        with pytest.raises(ValueError, match=r"probes\.safetensors: (damaged|has no checksum).*; delete it and run"):
+            load_probes(path, made_from)
+
+
+def test_a_flipped_bit_in_stored_activations_is_noticed(tmp_path):
+    activations(SMOKE, SPEC, TEXTS, tmp_path)
+    store = tmp_path / "activations.safetensors"
+    store.write_bytes(flipped(store.read_bytes(), 8 * store.stat().st_size - 100))
+    with pytest.raises(ValueError, match=r"activations\.safetensors: damaged .*checksum.*; delete it"):
+        activations(SMOKE, SPEC, TEXTS, tmp_path)
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    "The content with one bit changed."
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
 def test_an_interrupted_extraction_goes_on_where_it_was(tmp_path, computed, monkeypatch):
@@ -176,9 +261,12 @@ def test_two_processes_at_once_lose_nothing(tmp_path):
     assert {key: row[0, 0, 0].item() for key, row in kept.items()} == {f"{p}-{n}": 100.0 * p + n for p in (1, 2) for n in range(20)}
 
 
-def local_model(folder, tokenizer) -> ModelSpec:
-    "A model in a folder of the user's own."
-    random_model("llama", SPEC.random["config"]).save_pretrained(folder)
+def local_model(folder, tokenizer, loud_block: int | None = None) -> ModelSpec:
+    "A model in a folder of the user's own; one of its blocks may write very large numbers."
+    model = random_model("llama", SPEC.random["config"])
+    if loud_block is not None:
+        model.model.layers[loud_block].mlp.down_proj.weight.data *= 1e7
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return ModelSpec(key="local", title="Local", blocks=6, layers=[3], folder=str(folder))
 

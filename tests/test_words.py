@@ -25,6 +25,12 @@ def test_what_counts_as_a_word(text, count):
     assert count_keywords([text], ["care", "well-being", "don't", "reach out"]).tolist() == [count]
 
 
+@pytest.mark.parametrize("keyword", ["don't", "don\u2019t", "well-being", "well\u2010being", "well\u2011being"])
+def test_typographic_characters_count_as_the_plain_ones_in_text_and_keyword(keyword):
+    text = "don't don\u2019t well-being well\u2010being well\u2011being"
+    assert count_keywords([text], [keyword]) == (2 if "t" in keyword else 3)
+
+
 def test_pattern_characters_in_keywords_are_only_characters():
     text, counts = ablate("c++ (sic) c+", {"c++": ["Rust"], "(sic)": ["[sic]"]}, np.random.default_rng(0))
     assert text == "Rust [sic] c+"

@@ -11,6 +11,7 @@ __all__ = ['MARKERS', 'ONE_COLUMN', 'TWO_COLUMNS', 'GREY', 'STYLE', 'ALPHA_LABEL
 # %% ../../nbs/evidence/16_drawing.ipynb #f862d4b4
 from collections.abc import Callable
 from functools import wraps
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from ..machine.store import whole_file
 
 # %% ../../nbs/evidence/16_drawing.ipynb #5022b413
 def model_colors(
@@ -254,10 +257,15 @@ def save_figure(
     folder: str | Path,  # made if it is missing
     name: str,  # such as `figure1`
 ) -> None:
-    "Write name.pdf, name.png (200 dots an inch) and name.csv (6 significant digits)."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """
+    Write name.pdf, name.png (200 dots an inch) and name.csv (6 significant digits).
+    Raises `DiskFull` if there is no room; the old files stay.
+    """
+    pdf, png = BytesIO(), BytesIO()
     with plt.style.context(["default", STYLE]):
-        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{name}.png")
-    data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+        figure.savefig(png, format="png")
+    table = data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    for ending, content in {"pdf": pdf.getvalue(), "png": png.getvalue(), "csv": table.encode()}.items():
+        with whole_file(Path(folder, f"{name}.{ending}")) as partial:
+            partial.write_bytes(content)

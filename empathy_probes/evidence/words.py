@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from .uncertainty import bootstrap_interval
 from ..method.detection import auroc, leave_one_out
+from ..method.scoring import PLAIN
 from ..method.texts import labelled_texts
 
 # %% ../../nbs/evidence/04_words.ipynb #ea087216
@@ -35,11 +36,12 @@ def keyword_pattern(
 ) -> re.Pattern:  # its n-th group is the n-th keyword, longest first
     """
     A pattern that finds the keywords as whole words, in any case; without keywords it finds nothing.
+    For languages that put spaces between words.
     Raises `ValueError` if a keyword is blank.
     """
     groups = []
     for keyword in longest_first(keywords):
-        words = [re.escape(word) for word in keyword.split()]
+        words = [re.escape(word) for word in keyword.translate(PLAIN).split()]
         if not words:
             raise ValueError("a keyword is blank, and would be found everywhere; remove it from the list")
         phrase = r"\s+".join(words)
