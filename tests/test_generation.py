@@ -204,7 +204,11 @@ def test_packed_weights_are_read_and_steered(tmp_path, packing, dtype):
     spec = replace(load_preset("smoke").models["tiny-llama"], random=None, folder=str(tmp_path), blocks=4, layers=[LAYER], dtype="float16", **{packing: True})
     model, tokenizer = load_model(spec)
     assert find_blocks(model)[LAYER].mlp.up_proj.weight.dtype == dtype
-    assert loaded_bytes(spec, empty_model(spec)) == pytest.approx(model.get_memory_footprint(), rel=0.001)
+    packed = [module.weight for module in find_blocks(model).modules() if hasattr(module, "compute_dtype") or hasattr(module, "state")]
+    scales = [weight.quant_state.absmax if packing == "load_in_4bit" else weight.SCB for weight in packed]
+    needed = model.get_memory_footprint() + sum(scale.nbytes for scale in scales)
+    assert loaded_bytes(spec, empty_model(spec)) == pytest.approx(needed, rel=0.001)
+    assert packing == "load_in_8bit" or {weight.quant_type for weight in packed} == {"nf4"}
 
     ids = torch.tensor([PROMPT])
     with torch.inference_mode():

@@ -1,10 +1,12 @@
 "Loading: a model that is spread by accelerate, one that cannot be loaded, and the real SmolLM2 against plain transformers."
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES
 from sklearn.metrics import roc_auc_score
 
 from empathy_probes.method.activations import POOLINGS, extract, extract_batches, pool_tokens
@@ -13,9 +15,10 @@ from empathy_probes.method.directions import fit_layers, project
 from empathy_probes.method.residual_stream import input_device
 from empathy_probes.method.texts import labelled_texts
 from empathy_probes.machine.concepts import load_concept
-from empathy_probes.machine.models import load_model
+from empathy_probes.machine.models import give_back, load_model, load_tokenizer, shared_model
 from empathy_probes.machine.presets import ModelSpec, PresetError, load_preset
-from empathy_probes.machine.weights import byte_tokenizer
+from empathy_probes.machine.weights import byte_tokenizer, random_model
+from empathy_probes.machine import models
 
 SMOKE = load_preset("smoke")
 TINY = SMOKE.models["tiny-llama"]
@@ -90,3 +93,64 @@ def test_smollm2_detects_as_a_plain_computation_with_transformers_does(smollm2):
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3 * np.ptp(expected))
     for column in range(len(layers)):
         assert auroc(ours[:, column], labels) == roc_auc_score(labels, expected[:, column])
+
+
+def test_cuda_is_set_before_a_model_runs(gpu, monkeypatch):
+    "cuDNN would make a plan for every number of keys, and each step of writing has another one."
+    gpu(24)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *options: module)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = True
+    load_model(TINY, "cuda")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_attention_is_pytorchs_own_wherever_a_family_has_it(name):
+    model, _ = load_model(replace(TINY, random={"model_type": name, "config": FAMILIES[name]}, blocks=4))
+    expected = "sdpa" if model._supports_sdpa else "eager"
+    assert model.config._attn_implementation == expected
+    assert (expected == "eager") == (name in ("bloom", "gpt_oss"))
+
+
+def test_a_model_is_loaded_once_and_given_back_before_the_next_one(monkeypatch):
+    loaded, load = [], models.load_model
+
+    def watched(spec, device):
+        assert not loaded or loaded[-1]() is None, "the memory of the model before is still held"
+        model, tokenizer = load(spec, device)
+        loaded.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr(models, "load_model", watched)
+    give_back()
+    for spec in [TINY, TINY, SMOKE.models["tiny-gpt2"], SMOKE.models["tiny-gpt2"], TINY]:
+        model, _ = shared_model(spec)
+        assert model.config.model_type == spec.random["model_type"]
+        del model
+    assert len(loaded) == 3
+    give_back()
+    assert loaded[-1]() is None
+
+
+def test_a_tokenizer_is_kept_until_its_folder_changes(tmp_path):
+    random_model("llama", FAMILIES["llama"]).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path))
+    first = load_tokenizer(spec)
+    assert load_tokenizer(spec) is first
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert load_tokenizer(spec).chat_template and not first.chat_template
+
+
+def test_a_tokenizer_without_tokens_for_padding_and_end_pads_with_any(tmp_path):
+    random_model("llama", FAMILIES["llama"]).save_pretrained(tmp_path)
+    bare = byte_tokenizer()
+    bare.pad_token = bare.eos_token = None
+    bare.save_pretrained(tmp_path)
+    model, tokenizer = load_model(ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path)))
+    texts = ["One text.", "Another one, which is longer."]
+    together = extract(model, tokenizer, texts, [0])
+    np.testing.assert_allclose(together, np.concatenate([extract(model, tokenizer, [text], [0]) for text in texts]), rtol=1e-4, atol=1e-6)

@@ -8,15 +8,18 @@ import signal
 import time
 
 import pytest
+import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
-from conftest import CONFIGS
+from conftest import CONFIGS, FAMILIES
+from safetensors.torch import load_file, save_file
 
 from empathy_probes.machine import weights
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
 from empathy_probes.machine.tensor_store import activation_keys
-from empathy_probes.machine.weights import converted_folder, hub_commit, join_checked, weights_identity
+from empathy_probes.machine.weights import WeightsError, byte_tokenizer, converted_folder, folder_files, hub_commit, join_checked
+from empathy_probes.machine.weights import random_model, weights_identity
 
 PARTS = [b"first half, ", b"second half"]
 EMBEDDED = ModelSpec(
@@ -135,12 +138,12 @@ def test_a_commit_that_no_preset_names_stays_the_one_in_the_cache(hub_cache):
     "Results of another commit are kept under another name, and the manifest says which it was."
     dolphin, phi = PAPER.models["dolphin-llama-3.1-8b"], PAPER.models["phi-3-mini-4k"]
     assert weights_identity(dolphin) == f"cognitivecomputations/dolphin-2.9.4-llama3.1-8b@{'01' * 20} float16"
-    before = activation_keys(dolphin, ["A text."])
+    before = activation_keys(dolphin, [[1, 2]])
     moved = hub_cache / "models--cognitivecomputations--dolphin-2.9.4-llama3.1-8b"
     CONFIGS["dolphin-llama-3.1-8b"].save_pretrained(moved / "snapshots" / ("02" * 20))
     (moved / "refs/main").write_text("02" * 20)
     assert "@0202" in weights_identity(dolphin)
-    assert activation_keys(dolphin, ["A text."]) != before
+    assert activation_keys(dolphin, [[1, 2]]) != before
     assert weights_identity(phi) == "microsoft/Phi-3-mini-4k-instruct@0a67737cc96d2554230f90338b163bc6380a2a85 float16"
 
 
@@ -186,3 +189,93 @@ def test_identity_follows_the_content_of_a_folder(tmp_path, llama):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     assert weights_identity(spec) != before
+
+
+def renamed(tensors):
+    tensors["model.layers.1.mlp.up.weight"] = tensors.pop("model.layers.1.mlp.up_proj.weight")
+
+
+def without_one(tensors):
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+
+
+def narrower(tensors):
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:8].clone()
+
+
+@pytest.mark.parametrize(
+    "change, config, fault",
+    [
+        (without_one, {}, r"1 missing in the files \(model.layers.1.mlp.up_proj.weight"),
+        (renamed, {}, r"1 missing in the files.*; 1 left over.*\(model.layers.1.mlp.up.weight"),
+        (narrower, {}, r"1 of another shape \(model.norm.weight"),
+        (lambda tensors: None, {"num_hidden_layers": 3, "layer_types": None}, r"9 left over.*\(model.layers.3.input_layernorm.weight"),
+        (lambda tensors: None, {"num_hidden_layers": 5, "layer_types": None}, r"9 missing in the files \(model.layers.4.input_layernorm.weight"),
+    ],
+    ids=["missing", "renamed", "shape", "fewer blocks", "more blocks"],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, llama, change, config, fault):
+    "Transformers fills the gaps with random numbers, other ones at each load."
+    llama.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | config))
+    spec = ModelSpec(key="local", title="Local", blocks=config.get("num_hidden_layers", 4), layers=[0], folder=str(tmp_path))
+    with pytest.raises(WeightsError, match=fault):
+        load_model(spec)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"tie_word_embeddings": True}], ids=["head of its own", "tied head"])
+@pytest.mark.parametrize("shards", ["10GB", "20KB"])
+def test_whole_folders_load(tmp_path, sizes, shards):
+    model = random_model("llama", FAMILIES["llama"] | sizes)
+    model.save_pretrained(tmp_path, max_shard_size=shards)
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shards == "20KB")
+    loaded, _ = load_model(ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path)))
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+
+
+def test_an_adapter_is_not_ignored(tmp_path, llama):
+    llama.save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path))
+    with pytest.raises(WeightsError, match="'local'.*has a LoRA adapter .adapter_config.json, adapter_model.safetensors.*merge_and_unload"):
+        load_model(spec)
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "model.safetensors"])
+def test_an_edited_file_of_a_folder_is_seen(tmp_path, llama, name):
+    "Even if its size and its time of writing are those of before."
+    llama.save_pretrained(tmp_path)
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path))
+    if not (tmp_path / name).exists():
+        (tmp_path / name).write_bytes(b"some content")
+    before, state = weights_identity(spec), (tmp_path / name).stat()
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(tmp_path / name, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert weights_identity(spec) != before
+    assert tmp_path / name in folder_files(spec)
+
+
+def test_a_renamed_file_of_a_folder_is_seen(tmp_path, llama):
+    llama.save_pretrained(tmp_path)
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path))
+    (tmp_path / "a.txt").write_text("some content")
+    before = weights_identity(spec)
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    assert weights_identity(spec) != before
+
+
+def test_a_folder_is_hashed_once_in_a_run(tmp_path, llama, monkeypatch):
+    "A run is many notebooks, each a process of its own, so the hash is kept on the disk."
+    llama.save_pretrained(tmp_path)
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path))
+    expected = weights_identity(spec)
+    monkeypatch.setattr(weights.pooch, "file_hash", None)
+    assert weights_identity(spec) == expected
