@@ -79,7 +79,7 @@ def test_lines_can_be_lost_anywhere(tmp_path, unbroken):
 
 def test_a_finished_sweep_loads_no_model(tmp_path, unbroken, monkeypatch):
     (tmp_path / "generations.jsonl").write_bytes(unbroken)
-    monkeypatch.setattr(sweep, "load_model", None)
+    monkeypatch.setattr(sweep, "shared_model", None)
     generate_missing(SWEEP, tmp_path)
     assert (tmp_path / "generations.jsonl").read_bytes() == unbroken
 

@@ -50,7 +50,7 @@ def expected(spec=SPEC, layers=(1, 2, 3, 4, 5), **options):
 
 def test_a_second_call_loads_no_model(tmp_path, monkeypatch):
     first = activations(SMOKE, SPEC, TEXTS, tmp_path)
-    monkeypatch.setattr(tensor_store, "load_model", no_model)
+    monkeypatch.setattr(tensor_store, "shared_model", no_model)
     np.testing.assert_array_equal(activations(SMOKE, SPEC, TEXTS, tmp_path), first)
     np.testing.assert_array_equal(activations(SMOKE, SPEC, TEXTS[::-2], tmp_path), first[::-2])
     np.testing.assert_allclose(first, expected(), rtol=1e-5, atol=1e-6)
@@ -144,7 +144,7 @@ def test_another_tokenizer_of_the_same_weights_is_another_text(tmp_path, tokeniz
 
 def test_poolings_are_kept_together_and_told_apart(tmp_path, monkeypatch):
     activations(SMOKE, SPEC, TEXTS, tmp_path, "last")
-    monkeypatch.setattr(tensor_store, "load_model", no_model)
+    monkeypatch.setattr(tensor_store, "shared_model", no_model)
     model, tokenizer = load_model(SPEC)
     for pooling in ("mean", "mean_without_first", "last"):
         alone = extract(model, tokenizer, TEXTS, SPEC.layers, pooling)
@@ -168,7 +168,7 @@ def test_activations_that_are_not_numbers_say_where_and_what_to_do(tmp_path, tok
     spec = replace(local_model(tmp_path / "model", tokenizer, loud_block=2), layers=[1, 2, 3])
     assert np.isfinite(activations(SMOKE, spec, TEXTS, tmp_path)).all()
     kept = len(load_store(tmp_path / "activations.safetensors"))
-    problem = r"'local': the activations of 'Text number \d.*' are not numbers at layer 2 in float16; set its dtype to bfloat16"
+    problem = r"at layer 2, activations in float16 are not finite numbers, first for the text 'Text number \d.*; use bfloat16"
     with pytest.raises(FloatingPointError, match=problem):
         activations(SMOKE, replace(spec, dtype="float16"), TEXTS, tmp_path)
     assert len(load_store(tmp_path / "activations.safetensors")) == kept

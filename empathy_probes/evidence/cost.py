@@ -19,7 +19,7 @@ from scipy.stats import t
 
 from ..method.directions import random_direction
 from ..method.steering import encode_prompt
-from ..machine.models import load_model
+from ..machine.models import give_back, load_model
 from ..machine.plan import Sweep, chosen_scenarios, conditions_of, recipes
 from ..machine.presets import ModelSpec, Preset
 from ..machine.resources import CPU_ROWS, TERMS, fit_cost, setting_terms
@@ -47,6 +47,7 @@ def time_batches(
     max_rows: int = CPU_ROWS,  # rows of a batch
 ) -> tuple[pd.DataFrame, float]:  # one row per timed batch: what it was, seconds, `TERMS`; seconds of loading the model
     "Time steered batches of the sizes of `timed_sizes`."
+    give_back()
     start = time.perf_counter()
     model, tokenizer = load_model(spec, study.preset.device)
     loading = time.perf_counter() - start

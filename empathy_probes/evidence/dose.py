@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from ..method.scoring import change_from_zero
 from ..method.steering import encode_prompt
 from ..machine.generation import kl_divergences, stream_norm
-from ..machine.models import load_model
+from ..machine.models import shared_model
 from ..machine.presets import ModelSpec
 from ..machine.study import Study, model_sweep, read_probes, run_sweep, steering_plan
 from ..machine.sweep import load_generations
@@ -51,7 +51,7 @@ def dose_effects(
     table = steering_plan(study, spec)
     samples = load_generations(run_sweep(study, spec), table)
     vectors = model_sweep(study, spec).vectors
-    model, tokenizer = load_model(spec, study.preset.device)
+    model, tokenizer = shared_model(spec, study.preset.device)
     rows = []
     settings = table.groupby(["layer", "scenario"], sort=False)
     for (layer, name), conditions in tqdm(settings, desc=f"{spec.title}, doses", unit="setting"):

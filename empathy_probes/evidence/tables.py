@@ -18,6 +18,7 @@ from ..method.detection import effect_size, separation
 from ..method.directions import project
 from ..method.scoring import SETTING, success, wilson_interval
 from ..machine.presets import ModelSpec, relative_depths
+from ..machine.store import whole_file
 from ..machine.study import Split
 from .uncertainty import bootstrap_interval
 
@@ -227,10 +228,13 @@ def save_table(
     columns: list[str] | None = None,  # for `as_markdown`
     data: str = "",  # which texts the numbers come from: the last column of the .csv, a line under the .md
 ) -> None:
-    "Write name.csv (all columns, 6 significant digits) and name.md. Raises `KeyError` as `as_markdown` does."
+    """
+    Write name.csv (all columns, 6 significant digits) and name.md.
+    Raises `KeyError` as `as_markdown` does, and `DiskFull` if there is no room; the old files stay.
+    """
     text = as_markdown(table, models, columns) + (f"\n\nData: {data}" if data else "")
     table = table.assign(data=data) if data else table
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    for ending, content in {"csv": csv, "md": text + "\n"}.items():
+        with whole_file(Path(folder, f"{name}.{ending}")) as partial:
+            partial.write_bytes(content.encode())

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from ..method.activations import POOLINGS, extract_batches, tokenize
+from ..method.activations import POOLINGS, choose_pooling, extract_batches, tokenize
 from ..method.directions import METHODS
-from .models import load_model, load_tokenizer
+from .models import load_tokenizer, shared_model
 from .presets import ModelSpec, Preset, block_indices
 from .store import replace_file
 from .weights import weights_identity
@@ -104,7 +104,7 @@ def activations(
 ) -> np.ndarray:  # float32 [text, layer, width], layers in the order of `spec.layers`
     """
     Pooled activations of texts, computed only if not kept. Raises `ValueError` for an unknown pooling or a text with
-    too few tokens for it, and `FloatingPointError` for activations that are not numbers.
+    too few tokens for it, and `FloatingPointError` as `choose_pooling` does.
     """
     pooling = pooling or preset.pooling
     if pooling not in POOLINGS:
@@ -119,15 +119,15 @@ def activations(
     kept = load_store(store)
     missing = {key: text for key, text in zip(keys, texts) if key not in kept}
     if missing:
-        kept |= _compute(preset, spec, missing, store, chat_template)
-    return torch.stack([kept[key] for key in keys])[:, :, POOLINGS.index(pooling)].numpy()
+        kept |= _compute(preset, spec, missing, store, pooling, chat_template)
+    return choose_pooling(torch.stack([kept[key] for key in keys]), texts, spec.layers, pooling, spec.dtype)
 
 
 def _compute(
-    preset: Preset, spec: ModelSpec, missing: dict[str, str], store: Path, chat_template: bool
+    preset: Preset, spec: ModelSpec, missing: dict[str, str], store: Path, pooling: str, chat_template: bool
 ) -> dict[str, Tensor]:
-    "Activations of the missing texts by key [layer, pooling, width], saved on the way."
-    model, tokenizer = load_model(spec, preset.device)
+    "Activations of the missing texts by key [layer, pooling, width], saved on the way and checked under one pooling."
+    model, tokenizer = shared_model(spec, preset.device)
     keys, texts = list(missing), list(missing.values())
     options = {
         "max_tokens": preset.max_tokens,
@@ -138,9 +138,8 @@ def _compute(
     done, unsaved, saved_at = {}, {}, time.monotonic()
     try:
         for batch, values in extract_batches(model, tokenizer, texts, block_indices(spec), **options):
-            for i, row in zip(batch, values):
-                _require_numbers(spec, texts[i], row)
-                unsaved[keys[i]] = row.clone()
+            choose_pooling(values, [texts[i] for i in batch], spec.layers, pooling, spec.dtype)
+            unsaved |= {keys[i]: row.clone() for i, row in zip(batch, values)}
             if time.monotonic() - saved_at > SAVE_SECONDS:
                 add_to_store(store, unsaved)
                 done, unsaved, saved_at = done | unsaved, {}, time.monotonic()
@@ -148,16 +147,6 @@ def _compute(
         if unsaved:
             add_to_store(store, unsaved)
     return done | unsaved
-
-
-def _require_numbers(spec: ModelSpec, text: str, row: Tensor) -> None:
-    "Raise `FloatingPointError` naming the first layer at which a text's activations are not numbers."
-    of_all_tokens = row[:, POOLINGS.index("mean")]
-    for layer, values in zip(spec.layers, of_all_tokens):
-        if not values.isfinite().all():
-            where = f"model {spec.key!r}: the activations of {text[:60]!r} are not numbers at layer {layer}"
-            way_out = "set its dtype to bfloat16 or float32; if it is one of them, the weights are damaged"
-            raise FloatingPointError(f"{where} in {spec.dtype}; {way_out}")
 
 # %% ../../nbs/machine/07_tensor_store.ipynb #8953b239
 class StaleProbes(ValueError):

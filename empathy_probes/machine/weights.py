@@ -235,9 +235,9 @@ def _files_sha256(paths: list[Path]) -> str:
     state = [(name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in states]
     kept = cache_folder() / "hashes" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
     if not kept.is_file():
-        digest = hashlib.sha256("".join(f"{path.name} {pooch.file_hash(path)}\n" for path in paths).encode()).hexdigest()
+        lines = [f"{path.name} {pooch.file_hash(path)}\n" for path in paths]
         with whole_file(kept) as partial:
-            partial.write_text(digest)
+            partial.write_text(hashlib.sha256("".join(lines).encode()).hexdigest())
     return kept.read_text()
 
 # %% ../../nbs/machine/03_weights.ipynb #24a10fe4

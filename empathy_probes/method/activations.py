@@ -211,7 +211,10 @@ def choose_pooling(
     pooling: str,  # `mean`, `mean_without_first` or `last`
     dtype: str,  # the model's precision, for messages
 ) -> np.ndarray:  # [text, layer, width]
-    "Activations under one pooling. Raises `ValueError` for a text too short for it, or numbers that are not finite."
+    """
+    The activations under one pooling.
+    Raises `ValueError` for a text too short for it, and `FloatingPointError` for numbers that are not finite.
+    """
     chosen = rows[:, :, POOLINGS.index(pooling)]
     bad = (~chosen.isfinite().all(dim=-1)).nonzero().tolist()
     if bad:
@@ -220,7 +223,7 @@ def choose_pooling(
             raise ValueError(f"the text {texts[text]!r} has too few tokens for the pooling {pooling!r}")
         what = f"at layer {layers[layer]}, activations in {dtype} are not finite numbers"
         way_out = "use bfloat16 or float32" if dtype == "float16" else "check the model's weights"
-        raise ValueError(f"{what}, first for the text {texts[text][:40]!r}...; {way_out}")
+        raise FloatingPointError(f"{what}, first for the text {texts[text][:40]!r}...; {way_out}")
     return chosen.numpy()
 
 
