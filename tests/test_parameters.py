@@ -1,0 +1,115 @@
+"Where the results of a run go, and what is said about its parameters before anything runs."
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from empathy_probes.machine.concepts import DATA
+from empathy_probes.machine.manifest import record_stage
+from empathy_probes.machine.parameters import ParameterError
+from empathy_probes.machine.presets import PresetError
+from empathy_probes.machine.study import open_study
+
+SMOKE = yaml.safe_load((DATA / "presets/smoke.yaml").read_text())
+
+
+def opened(tmp_path: Path, **parameters):
+    return open_study({"preset": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")} | parameters)
+
+
+def copied_concept(folder: Path) -> Path:
+    return Path(shutil.copytree(DATA / "concepts/register", folder))
+
+
+def written(path: Path, **values) -> str:
+    "A preset like smoke with some other values."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(SMOKE | values))
+    return str(path)
+
+
+def test_a_run_with_other_parameters_has_a_place_of_its_own(tmp_path):
+    usual, other = opened(tmp_path), opened(tmp_path, concept="register", seed=1)
+    assert (usual.runs, usual.figures) == (tmp_path / "runs/smoke", tmp_path / "figures/smoke")
+    assert opened(tmp_path, concept="empathy", seed=0).figures == usual.figures
+    assert other.runs == usual.runs / "concept=register/seed=1"
+    assert other.figures == usual.figures / "concept=register/seed=1"
+
+
+def test_a_table_of_some_models_does_not_replace_that_of_all(tmp_path):
+    "Their probes and generations are those of the whole study."
+    everything, one, layer = opened(tmp_path), opened(tmp_path, models="tiny-gpt2"), opened(tmp_path, models="tiny-gpt2:4")
+    assert one.figures == everything.figures / "models=tiny-gpt2"
+    assert layer.figures == everything.figures / "models=tiny-gpt2:4"
+    assert {study.folder(one.models[0]) for study in (everything, one, layer)} == {tmp_path / "runs/smoke/tiny-gpt2"}
+    for study in (everything, one):
+        record_stage(study, "41_probe_detection")
+    assert json.loads((everything.runs / "manifest.json").read_text())["stages"].keys() == {"41_probe_detection", "41_probe_detection/tiny-gpt2"}
+
+
+def test_two_concepts_of_one_name_do_not_share_a_place(tmp_path):
+    first, second = (opened(tmp_path, concept=str(copied_concept(tmp_path / part / "warmth"))) for part in ("a", "b"))
+    assert first.figures != second.figures
+    assert first.figures.name.startswith("concept=warmth-")
+    named = written(tmp_path / "mine.yaml", concept="a/warmth", scenarios=[])
+    assert opened(tmp_path, preset=named, concept=str(tmp_path / "a/warmth")).figures == tmp_path / "figures/mine"
+
+
+def test_two_presets_of_one_name_do_not_share_a_place(tmp_path):
+    first, second = written(tmp_path / "a/mine.yaml"), written(tmp_path / "b/mine.yaml")
+    record_stage(opened(tmp_path, preset=first), "a section")
+    opened(tmp_path, preset=first)
+    with pytest.raises(PresetError, match="a/mine.yaml, which has the same name; rename one of the two"):
+        opened(tmp_path, preset=second)
+    Path(first).unlink()  # it was moved
+    opened(tmp_path, preset=second)
+
+
+def test_the_released_data_are_one_concept_wherever_they_are(tmp_path, released_folder):
+    study = opened(tmp_path, preset="published", concept=str(released_folder))
+    assert study.figures == tmp_path / "figures/published"
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"concept": 270}, "concept must be a text, not 270; .* -r concept 270"),
+        ({"preset": Path("smoke")}, "preset must be a text"),
+        ({"models": ["tiny-gpt2"]}, "models must be a text"),
+        ({"runs": None}, "runs must be a text"),
+        ({"figures": 1.5}, "figures must be a text"),
+        ({"seed": True}, "seed must be a whole number of 0 or more, not True"),
+        ({"seed": 1.0}, "seed must be a whole number of 0 or more, not 1.0"),
+    ],
+)
+def test_a_value_of_another_type_is_named(tmp_path, parameters, message):
+    with pytest.raises(ParameterError, match=message):
+        opened(tmp_path, **parameters)
+
+
+def test_an_unknown_scenario_is_named_before_anything_runs(tmp_path):
+    for concept in ("empathy", ""):
+        preset = written(tmp_path / "mine.yaml", concept=concept, scenarios=["the_listner", "food_delivery"])
+        with pytest.raises(PresetError, match="'empathy' has no scenario 'the_listner'; it has"):
+            opened(tmp_path, preset=preset, concept="empathy")
+
+
+@pytest.mark.parametrize("content", ['{"stages": {', "[]", "{}"])
+def test_a_damaged_manifest_is_named_before_anything_runs(tmp_path, content):
+    record_stage(opened(tmp_path), "a section")
+    (tmp_path / "runs/smoke/manifest.json").write_text(content)
+    with pytest.raises(ValueError, match="runs/smoke/manifest.json: damaged .* delete it; results stay"):
+        opened(tmp_path)
+
+
+def test_a_section_that_leaves_the_gpu_alone_records_main_memory(tmp_path, gpu, monkeypatch):
+    gpu(80)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *number: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *device: "a GPU")
+    entry = record_stage(opened(tmp_path, preset=written(tmp_path / "mine.yaml", device="cuda")), "a section")
+    assert entry["peak_memory_mib"] > 10
+    assert "CPU" in entry["device"]
