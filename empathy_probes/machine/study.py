@@ -11,20 +11,23 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jinja2 import TemplateError
 
 from ..method.detection import left_out_auroc
 from ..method.directions import METHODS, fit_layers, layer_separations
 from ..method.scoring import score_samples
+from ..method.steering import encode_prompt
 from ..method.texts import Concept, labelled_texts
 from .models import load_tokenizer
 from .parameters import PARAMETERS, ParameterError, check_injected, check_preset_file, check_types
 from .parameters import chosen_models, concept_label, project_root, run_place
 from .plan import Sweep, chosen_scenarios, plan
-from .presets import ModelSpec, Preset, load_preset, select_models
+from .presets import ModelSpec, Preset, PresetError, load_preset, select_models
 from .released import open_concept
 from .resources import check_resources
 from .sweep import generate_missing, load_generations, with_shared_zero
@@ -91,7 +94,10 @@ def open_study(
     selection = chosen_models(preset, models)
     if selection:
         figures = figures / f"models={selection}"
-    return Study(_with_scenarios_of(concept, preset), models, concept, runs, figures, values["seed"])
+    preset = _with_scenarios_of(concept, preset)
+    if check_machine:
+        _check_prompts(preset, models, concept)
+    return Study(preset, models, concept, runs, figures, values["seed"])
 
 
 def _with_scenarios_of(concept: Concept, preset: Preset) -> Preset:
@@ -101,6 +107,18 @@ def _with_scenarios_of(concept: Concept, preset: Preset) -> Preset:
         preset = replace(preset, scenarios=[])
     chosen_scenarios(preset, concept)
     return preset
+
+
+def _check_prompts(preset: Preset, models: list[ModelSpec], concept: Concept) -> None:
+    "Raise `PresetError` if a model's tokenizer cannot put a prompt into tokens, before anything is computed."
+    prompts = [concept.scenarios[name].prompt for name in chosen_scenarios(preset, concept)]
+    for spec in models:
+        tokenizer = load_tokenizer(spec)
+        for prompt, system in product(prompts, ["", *concept.prompts.values()]):
+            try:
+                encode_prompt(tokenizer, prompt, spec.chat_template, system)
+            except (ValueError, TemplateError) as error:
+                raise PresetError(f"{preset.path}, model {spec.key!r}: {error}") from None
 
 # %% ../../nbs/machine/12_study.ipynb #76641d61
 @dataclass(frozen=True)

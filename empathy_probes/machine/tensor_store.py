@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..method.activations import POOLINGS, choose_pooling, extract_batches, tokenize
 from ..method.directions import METHODS
+from .generation import check_steerable
 from .models import load_tokenizer, shared_model
 from .presets import ModelSpec, Preset, block_indices
 from .store import replace_file
@@ -104,7 +105,8 @@ def activations(
 ) -> np.ndarray:  # float32 [text, layer, width], layers in the order of `spec.layers`
     """
     Pooled activations of texts, computed only if not kept. Raises `ValueError` for an unknown pooling or a text with
-    too few tokens for it, and `FloatingPointError` as `choose_pooling` does.
+    too few tokens for it, or for a model that is to be steered and cannot be; and `FloatingPointError` as
+    `choose_pooling` does.
     """
     pooling = pooling or preset.pooling
     if pooling not in POOLINGS:
@@ -128,6 +130,8 @@ def _compute(
 ) -> dict[str, Tensor]:
     "Activations of the missing texts by key [layer, pooling, width], saved on the way and checked under one pooling."
     model, tokenizer = shared_model(spec, preset.device)
+    if spec.steering_layers:
+        check_steerable(model)
     keys, texts = list(missing), list(missing.values())
     options = {
         "max_tokens": preset.max_tokens,
