@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import FAMILIES, LLAMA_LIKE
 
 from empathy_probes.machine.generation import check_steerable
-from empathy_probes.machine.weights import random_model
+from empathy_probes.machine.presets import PresetError
+from empathy_probes.machine.study import open_study, read_split, run_sweep, steering_plan
+from empathy_probes.machine.sweep import load_generations
+from empathy_probes.machine.weights import byte_tokenizer, random_model
 from empathy_probes.method.activations import extract
 from empathy_probes.method.residual_stream import find_blocks
 
@@ -73,3 +77,59 @@ def test_a_decoder_that_transformers_does_not_name_is_found(tokenizer):
     assert find_blocks(model) is model.model.layers
     states = model(torch.tensor([tokenizer(TEXTS[0])["input_ids"]]), output_hidden_states=True).hidden_states
     np.testing.assert_allclose(extract(model, tokenizer, TEXTS[:1], [1])[0, 0], states[2][0].mean(dim=0).detach(), rtol=1e-4, atol=1e-5)
+
+
+def folder_preset(tmp_path, model, **entry):
+    "A preset of one model in a folder."
+    model.save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    values = {"folder": "model", "blocks": 4, "layers": [1, 2], "steering_layers": [2], "alphas": [-1, 0, 1], "max_new_tokens": 4} | entry
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump({"concept": "empathy", "samples": 2, "models": {"local": values}}))
+    return {"preset": str(tmp_path / "one.yaml"), "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")}
+
+
+def test_a_model_that_cannot_be_steered_says_so_before_anything_is_extracted(tmp_path):
+    options = folder_preset(tmp_path, random_model("mamba", READ_ONLY["mamba"]))
+    study = open_study(options, check_machine=True)
+    with pytest.raises(ValueError, match="can be read but not steered"):
+        read_split(study, study.models[0], "test")
+    assert not (study.folder(study.models[0]) / "activations.safetensors").exists()
+    options = folder_preset(tmp_path, random_model("mamba", READ_ONLY["mamba"]), steering_layers=[])
+    study = open_study(options, check_machine=True)
+    assert read_split(study, study.models[0], "test").activations.shape[1:] == (2, 32)
+
+
+@pytest.mark.parametrize(
+    "template, place",
+    [
+        ("{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}", "system role"),
+        ("{% for turn in messages if turn.role == 'user' %}<user>{{ turn.content }}{% endfor %}", "user's turn"),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}<user>{{ messages[0].content }}", "user's turn"),
+    ],
+    ids=["a system role", "left out", "refused"],
+)
+def test_the_two_system_prompts_reach_the_model_whatever_its_template(tmp_path, template, place):
+    "Or the positive and the negative one are the same tokens, and the baseline is no prompt at all."
+    options = folder_preset(tmp_path, random_model("llama", FAMILIES["llama"]), chat_template=True)
+    (tmp_path / "model/chat_template.jinja").write_text(template)
+    study = open_study(options, check_machine=True)
+    samples = load_generations(run_sweep(study, study.models[0], 2), steering_plan(study, study.models[0], 2))
+    asked = samples[samples.direction == "prompt"]
+    assert set(asked.system_place) == {place}
+    assert asked[asked.alpha == 1].log_odds.tolist() != asked[asked.alpha == -1].log_odds.tolist()
+
+
+def test_a_template_that_fails_says_so_before_anything_is_computed(tmp_path):
+    options = folder_preset(tmp_path, random_model("llama", FAMILIES["llama"]), chat_template=True)
+    (tmp_path / "model/chat_template.jinja").write_text("{{ raise_exception('this model answers no questions') }}")
+    with pytest.raises(PresetError, match="one.yaml, model 'local': this model answers no questions"):
+        open_study(options, check_machine=True)
+
+
+def test_a_tokenizers_own_end_token_ends_a_text(tmp_path):
+    "A model's generation settings do not always know it; the text would go on behind it."
+    model = random_model("llama", FAMILIES["llama"])
+    model.generation_config.eos_token_id = None
+    study = open_study(folder_preset(tmp_path, model, alphas=[0], max_new_tokens=300))
+    samples = load_generations(run_sweep(study, study.models[0]))
+    assert samples.tokens.min() < 300  # one token of 259 ends a text
