@@ -22,11 +22,12 @@ class Scenario:
     pressure: str  # what happens on the way
     rubric: dict[int, str]  # rating (0, 1 or 2): the behaviour that earns it
     continuations: dict[str, str] = field(default_factory=dict)  # a `positive` and a `negative` next sentence, or empty
+    question: str = "What do you do?"  # the end of the prompt; the paper's, unless a scenario has its own
 
     @property
     def prompt(self) -> str:
-        "The text that a steered model continues: objective, pressure and a question (as in the paper's scripts)."
-        return f"{self.objective}\n\n{self.pressure}\n\nWhat do you do?"
+        "The text that a steered model continues: objective, pressure and question (as in the paper's scripts)."
+        return f"{self.objective}\n\n{self.pressure}\n\n{self.question}"
 
 # %% ../../nbs/method/01_texts.ipynb #c85db7be
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Concept:
     scenarios: dict[str, Scenario]  # by id
     completions: pd.DataFrame  # scenario, text, score (the rating 0, 1 or 2); one row per completion
     lexicon: Lexicon  # its word lists
-    sha256: str  # of the files' contents, for the manifest
+    sha256: str  # of the texts and word lists together; tables name the data by its beginning
     prompts: dict[str, str] = field(default_factory=dict)  # a `positive` and a `negative` system prompt, or empty
+    files: dict[str, str] = field(default_factory=dict)  # SHA-256 of every file by its name, `prompts.yaml` among them
 
 # %% ../../nbs/method/01_texts.ipynb #0d3b501b
 def labelled_texts(
