@@ -29,7 +29,7 @@ THREADS = config["threads"] if "threads" in config else workflow.cores  # of a j
 DATA = Path("empathy_probes/data").rglob("*.yaml")
 LIBRARY = sorted(map(str, [*Path("empathy_probes").glob("*/*.py"), *DATA]))
 WEIGHTS = [weights_identity(spec) for spec in STUDY.models]
-MADE_FROM = fingerprint({"preset": Path(PRESET.path).read_text("utf-8"), "texts": STUDY.concept.sha256, "weights": WEIGHTS})
+MADE_FROM = fingerprint({"preset": Path(PRESET.path).read_text("utf-8"), "texts": STUDY.concept.files, "weights": WEIGHTS})
 
 # The kernel gives this lock back however a run ends; Snakemake's own one would stay (profiles/default turns it off).
 LOCK = FileLock(f"{RUNS}/snakemake.lock")

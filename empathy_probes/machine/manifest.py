@@ -56,7 +56,7 @@ def record_stage(
         "device": device_name("cuda" if torch.cuda.is_initialized() else "cpu"),
         "git_commit": _git_commit(),
         "seed": study.seed,
-        "concept": {"name": study.concept.name, "sha256": study.concept.sha256},
+        "concept": {"name": study.concept.name, "sha256": study.concept.sha256, "files": study.concept.files},
     }
     name = "/".join(filter(None, [stage, part or study.selection]))
     with replace_file(study.runs / "manifest.json") as partial:

@@ -29,12 +29,9 @@ def steering_directions(
     directions: np.ndarray,  # its probe at each of `spec.layers` [layer, width]
     seed: int = 0,  # of the random directions
 ) -> dict[tuple[int, str], np.ndarray]:  # (steered layer, `probe` or `random`): unit vector [width]
-    "What is added at each steered layer. Raises `PresetError` for a steered layer without a probe."
+    "What is added at each steered layer."
     found = {}
     for layer in spec.steering_layers:
-        if layer not in spec.layers:
-            way_out = f"add it to 'layers' ({spec.layers})"
-            raise PresetError(f"model {spec.key!r}: steering layer {layer} has no probe; {way_out}")
         found[layer, "probe"] = directions[spec.layers.index(layer)]
         found[layer, "random"] = random_direction(directions.shape[1], seed, spec.key, layer)
     return found
@@ -69,10 +66,7 @@ def chosen_scenarios(
 def conditions_of(
     spec: ModelSpec,  # the model's entry in the preset
 ) -> list[tuple[str, float]]:  # (direction, alpha): all alphas of the probe, then those of the control
-    "The doses of one setting. Raises `PresetError` if there is no alpha 0 to compare with."
-    if 0 not in spec.alphas:
-        reason = "it is what the others are compared with"
-        raise PresetError(f"model {spec.key!r}: 0 must be among the alphas ({spec.alphas}): {reason}")
+    "The doses of one setting."
     probe = [("probe", float(alpha)) for alpha in spec.alphas]
     control = [("random", float(alpha)) for alpha in spec.alphas if alpha != 0]
     return probe + control
@@ -113,7 +107,7 @@ class Sweep:
 
     @property
     def vectors(self) -> dict[tuple[int, str], np.ndarray]:
-        "What is added, by steered layer and direction. Raises `PresetError` as `steering_directions` does."
+        "What is added, by steered layer and direction."
         return steering_directions(self.spec, self.directions, self.seed)
 
 # %% ../../nbs/machine/09_plan.ipynb #201b4101

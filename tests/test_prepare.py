@@ -1,0 +1,60 @@
+"What `make` asks of a machine before it installs anything."
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SPECIFICATION = importlib.util.spec_from_file_location("prepare", ROOT / "scripts/prepare.py")
+prepare = importlib.util.module_from_spec(SPECIFICATION)
+SPECIFICATION.loader.exec_module(prepare)
+
+
+def pretend_driver(monkeypatch, newest: int, status: int = 0):
+    "A driver that runs programs up to some CUDA: 12080 is 12.8."
+
+    class Library:
+        def cuDriverGetVersion(self, pointer):
+            pointer._obj.value = newest
+            return status
+
+    monkeypatch.setattr(prepare.ctypes, "CDLL", lambda name: Library())
+
+
+def test_the_cuda_of_the_pinned_wheel_is_known():
+    "Whoever moves the pin looks up the CUDA of the new wheel (cuda-toolkit among its requirements) and writes both into scripts/prepare.py."
+    pinned = re.search(r'"torch==([\d.]+)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert prepare.TORCH == pinned
+
+
+@pytest.mark.parametrize("newest, has", [(12080, "12.8"), (11040, "11.4")])
+def test_a_driver_that_is_too_old_is_named_with_both_versions_before_anything_is_installed(monkeypatch, newest, has):
+    pretend_driver(monkeypatch, newest)
+    message = prepare.driver("paper")
+    assert message.startswith(f"PRESET=paper needs a CUDA device, and its NVIDIA driver runs programs up to CUDA {has}, while PyTorch {prepare.TORCH} is one of CUDA 13.0")
+    assert "Nothing was installed or downloaded.\nWays out:" in message
+
+
+@pytest.mark.parametrize("newest", [13000, 13020, 14000])
+def test_a_driver_that_is_new_enough_is_no_obstacle(monkeypatch, newest):
+    pretend_driver(monkeypatch, newest)
+    assert prepare.driver("paper") == ""
+
+
+def test_a_driver_that_does_not_answer_is_said(monkeypatch):
+    pretend_driver(monkeypatch, 0, status=999)
+    assert "does not answer" in prepare.driver("paper")
+
+
+def test_a_machine_without_a_driver_is_said_and_a_preset_for_the_cpu_asks_for_none(monkeypatch, tmp_path):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(prepare.ctypes, "CDLL", missing)
+    assert "this machine has no NVIDIA driver" in prepare.driver("paper")
+    assert prepare.driver("mini") == ""
+    quoted = tmp_path / "quoted.yaml"
+    quoted.write_text('device: "cuda"\n')
+    assert "this machine has no NVIDIA driver" in prepare.driver(str(quoted))
