@@ -26,7 +26,7 @@ from ..method.steering import encode_prompt, end_tokens
 from .generation import copy_rows, log_odds, perplexities, read_prompt, sample_tokens
 from .models import shared_model
 from .plan import PLAN_COLUMNS, Sweep, encode_continuation, recipes
-from .resources import CPU_ROWS, device_name
+from .resources import device_name, rows_that_fit
 from .store import append_line, fingerprint, lock_layers, read_lines
 
 # %% ../../nbs/machine/10_sweep.ipynb #8ee82e59
@@ -178,6 +178,16 @@ def _missing(wanted: list[dict], path: Path) -> list[dict]:
     return [recipe for recipe in wanted if fingerprint(recipe) not in done]
 
 
+def _positions(tokenizer: PreTrainedTokenizerBase, conditions: list[dict]) -> int:
+    "The most tokens that a row of some conditions can have: its prompt, its text and a continuation."
+    return max(
+        len(encode_prompt(tokenizer, recipe["prompt"], recipe["chat_template"], recipe["system"]))
+        + recipe["max_new_tokens"]
+        + max([len(encode_continuation(tokenizer, text)) for text in recipe["continuations"].values()], default=0)
+        for recipe in conditions
+    )
+
+
 def _generate(
     sweep: Sweep, wanted: list[dict], missing: list[dict], path: Path, max_rows: int | None, batches: int | None
 ) -> None:
@@ -185,7 +195,7 @@ def _generate(
     preset, spec, vectors = sweep.preset, sweep.spec, sweep.vectors
     model, tokenizer = shared_model(spec, preset.device)
     device = input_device(model)
-    rows = max_rows or spec.max_rows or (CPU_ROWS if device.type == "cpu" else len(wanted) * preset.samples)
+    rows = max_rows or spec.max_rows or rows_that_fit(model, _positions(tokenizer, missing))
 
     def work(batch):
         "A batch's results, and the seconds that they took."
