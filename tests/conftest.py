@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from transformers import LlamaConfig, Phi3Config, Qwen2Config
 
 from empathy_probes.method.scoring import score_samples
 from empathy_probes.machine.concepts import load_concept
+from empathy_probes.machine.memory import paper_configs
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.weights import byte_tokenizer, hub_commit, random_model
@@ -90,16 +90,7 @@ def scored(released):
     return score_samples(released["samples"], lexicon)
 
 
-# The published sizes of the paper's models; as large as they are, on the meta device they cost nothing.
-CONFIGS = {
-    "phi-3-mini-4k": Phi3Config(vocab_size=32064, hidden_size=3072, intermediate_size=8192, num_hidden_layers=32, num_attention_heads=32, dtype="bfloat16"),
-    "qwen2.5-7b": Qwen2Config(
-        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, dtype="bfloat16"
-    ),
-    "dolphin-llama-3.1-8b": LlamaConfig(
-        vocab_size=128258, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, dtype="bfloat16"
-    ),
-}
+CONFIGS = paper_configs()  # as large as they are, on the meta device they cost nothing
 
 
 @pytest.fixture
