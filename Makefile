@@ -16,7 +16,7 @@ yaml = '$(subst ','',$(1))'
 
 .PHONY: help
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # In this order: what costs nothing first, so that a machine that cannot do it hears so within seconds and keeps nothing.
 # On a cluster (PROFILE) the login node needs no GPU: the jobs ask for one.
@@ -45,6 +45,10 @@ bench: environment  ## measure speed and memory against baselines in the same ru
 	pip install --quiet --disable-pip-version-check --no-deps steering-vectors==0.12.2  # a baseline; it asks for an older transformers, with which it agrees all the same
 	python benchmarks/extraction.py
 	python benchmarks/steering.py
+
+.PHONY: gpu-check
+gpu-check: environment  ## two minutes on a CUDA machine: is all well there, how fast is it, how long will the preset paper take
+	python scripts/gpu_check.py
 
 .PHONY: lab
 lab: weights  ## open the notebooks in JupyterLab
