@@ -25,9 +25,10 @@ def test_table1_says_which_texts_it_used_and_how_near_the_released_probes_are(tm
     options = {"preset": str(tiny_paper), "models": "phi-3-mini-4k", "concept": str(released_folder)}
     result = papermill(SECTIONS / "41_probe_detection.ipynb", tmp_path, **options)
     assert result.returncode == 0, result.stderr[-2000:]
-    table = pd.read_csv(tmp_path / "figures/tiny/table1.csv")
+    figures = tmp_path / "figures/tiny/models=phi-3-mini-4k"
+    table = pd.read_csv(figures / "table1.csv")
     assert table.layer.tolist() == PAPER.models["phi-3-mini-4k"].layers
     assert table.cosine_released.abs().between(1e-9, 0.2).all()  # of a random model, so near 0
     assert (table.accuracy == table.accuracy_median).all()
     assert set(table.data.str.split().str[0]) == {"released-3b88ecb"}
-    assert (tmp_path / "figures/tiny/table1.md").read_text().rstrip().endswith(table.data[0])
+    assert (figures / "table1.md").read_text().rstrip().endswith(table.data[0])

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..method.scoring import change_from_zero
+from ..method.residual_stream import input_device
 from ..method.steering import encode_prompt
 from ..machine.generation import kl_divergences, stream_norm
 from ..machine.models import shared_model
@@ -35,7 +36,7 @@ def effects_of_pushes(
 ) -> dict[str, list[float]]:  # norm_share (of the stream's length) and kl (nats per token) [push]
     "What each push is to a model: its relative length, and how far it moves the next-token prediction."
     pushes = np.stack([strength * direction for strength, direction in zip(strengths, directions)])
-    pushes = torch.tensor(pushes, dtype=torch.float32, device=model.device)
+    pushes = torch.tensor(pushes, dtype=torch.float32, device=input_device(model))
     length = stream_norm(model, prompt_ids, layer)
     return {
         "norm_share": [abs(strength) / length for strength in strengths],

@@ -17,7 +17,7 @@ import empathy_probes
 import pandas as pd
 
 from ..method.texts import Concept, Lexicon, Scenario
-from .files import ConceptError, name_fault, read_json, read_json_lines, read_yaml
+from .files import ConceptError, read_json, read_json_lines, read_yaml
 
 # %% ../../nbs/machine/01_concepts.ipynb #c03250eb
 DATA = Path(empathy_probes.__file__).parent / "data"  # the data that come with the package
@@ -272,8 +272,8 @@ def concept_folder(
     start: str | Path = ".",  # where a relative path begins
 ) -> Path:
     """
-    Where a concept is. Raises `ConceptError` if there is none of that name and no such folder, if a folder has the name
-    of a concept in the package, or a name that is not the same everywhere.
+    Where a concept is. Raises `ConceptError` if there is none of that name and no such folder, or if a folder has the
+    name of a concept in the package.
     """
     bundled = {path.name: path.resolve() for path in sorted((DATA / "concepts").iterdir())}
     own = (Path(start) / Path(concept).expanduser()).resolve()
@@ -283,8 +283,7 @@ def concept_folder(
         raise ConceptError(f"{concept}: neither a concept in the package ({known}) nor a folder ({folder})")
     if own.is_dir() and own.name in bundled and own != bundled[own.name]:
         raise ConceptError(f"{own}: {own.name!r} is one of the package's concepts; give the folder another name")
-    if not (folder / RELEASED_PAIRS).is_dir() and name_fault(folder.name):
-        raise ConceptError(f"{folder}: {name_fault(folder.name)}")
+
     return folder
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..method.activations import as_user_turn
 from ..method.directions import seed_of
+from ..method.residual_stream import input_device
 from ..method.steering import end_tokens
 from ..method.texts import Scenario
 from .concepts import DATA, read_jsonl, text_field
@@ -65,10 +66,10 @@ def local_model(
     def ask(system: str, user: str, seed: int) -> Answer:
         "One sampled answer; the seed decides it."
         text, ends = as_user_turn(tokenizer, user, system), end_tokens(model, tokenizer)
-        prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+        prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(input_device(model))
         options = dict(do_sample=True, temperature=temperature, max_new_tokens=max_new_tokens, eos_token_id=list(ends))
         options |= dict(attention_mask=prompt["attention_mask"], pad_token_id=tokenizer.pad_token_id)
-        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             ids = model.generate(prompt["input_ids"], **options)
         new = ids[0, prompt["input_ids"].shape[1] :]
