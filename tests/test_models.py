@@ -1,5 +1,7 @@
 "Loading: a model that is spread by accelerate, one that cannot be loaded, and the real SmolLM2 against plain transformers."
 
+import importlib.util
+import json
 import weakref
 from dataclasses import replace
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from empathy_probes.method.activations import POOLINGS, extract, extract_batches, pool_tokens
@@ -17,7 +20,7 @@ from empathy_probes.method.texts import labelled_texts
 from empathy_probes.machine.concepts import load_concept
 from empathy_probes.machine.models import give_back, load_model, load_tokenizer, shared_model
 from empathy_probes.machine.presets import ModelSpec, PresetError, load_preset
-from empathy_probes.machine.weights import byte_tokenizer, random_model
+from empathy_probes.machine.weights import WeightsError, byte_tokenizer, empty_model, loaded_bytes, random_model
 from empathy_probes.machine import models
 
 SMOKE = load_preset("smoke")
@@ -113,6 +116,70 @@ def test_attention_is_pytorchs_own_wherever_a_family_has_it(name):
     expected = "sdpa" if model._supports_sdpa else "eager"
     assert model.config._attn_implementation == expected
     assert (expected == "eager") == (name in ("bloom", "gpt_oss"))
+
+
+def saved(folder, name: str, **sizes) -> ModelSpec:
+    "A random model of a family, in a folder."
+    random_model(name, FAMILIES[name] | sizes).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(folder), dtype="float16")
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("asked", ["eager", "flash_attention_2", "kernels-community/flash-attn"])
+def test_a_folder_does_not_choose_the_attention(tmp_path, key, asked):
+    "Nor may it have a package loaded, or code from the hub."
+    spec = saved(tmp_path, "llama")
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {key: asked}))
+    assert load_model(spec)[0].config._attn_implementation == "sdpa"
+    assert empty_model(spec).config._attn_implementation == "sdpa"
+
+
+PACKINGS = pytest.mark.parametrize("packing", ["load_in_4bit", "load_in_8bit"])
+needs_bitsandbytes = pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="needs bitsandbytes: pip install -e '.[cuda]' (it runs on a CPU, too)")
+
+
+@needs_bitsandbytes
+@PACKINGS
+@pytest.mark.parametrize("name, width", [("gpt2", "n_embd"), ("qwen2", "hidden_size"), ("mixtral", "hidden_size")])
+def test_packed_weights_take_what_was_told_before(tmp_path, packing, name, width):
+    "gpt2 has matrices of its own kind, and mixtral's experts are not packed."
+    spec = replace(saved(tmp_path, name, **{width: 64}), **{packing: True})
+    model, _ = load_model(spec)
+    scales = [weight.quant_state.absmax if hasattr(weight, "quant_state") else getattr(weight, "SCB", None) for weight in model.parameters()]
+    needed = model.get_memory_footprint() + sum(scale.nbytes for scale in scales if scale is not None)
+    assert loaded_bytes(spec, empty_model(spec)) == pytest.approx(needed, rel=0.001)
+
+
+@needs_bitsandbytes
+@PACKINGS
+def test_packed_weights_of_another_shape_are_refused(tmp_path, packing):
+    spec = saved(tmp_path, "llama", hidden_size=64)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file(tensors | {name: tensors[name][:16].clone()}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"'local': weights do not fit: {name} is \(16, 64\), and by config.json \(64, 64\)"):
+        load_model(replace(spec, **{packing: True}))
+
+
+@needs_bitsandbytes
+@PACKINGS
+def test_a_family_that_cannot_be_packed_is_not_called_packed(tmp_path, packing):
+    with pytest.raises(PresetError, match=f"'local' has no matrices that bitsandbytes can pack; take {packing} away"):
+        load_model(replace(saved(tmp_path, "falcon"), **{packing: True}))
+
+
+@needs_bitsandbytes
+def test_what_is_packed_in_its_files_is_not_packed_again(tmp_path):
+    "transformers would keep the format of the files, which may be another one of 4 bits."
+    model, tokenizer = load_model(replace(saved(tmp_path / "plain", "llama", hidden_size=64), load_in_4bit=True))
+    model.save_pretrained(tmp_path / "packed")
+    tokenizer.save_pretrained(tmp_path / "packed")
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path / "packed"), dtype="float16")
+    assert load_model(spec)[0].get_memory_footprint() == model.get_memory_footprint()
+    with pytest.raises(PresetError, match="'local' is packed already in its files; take load_in_4bit away"):
+        load_model(replace(spec, load_in_4bit=True))
 
 
 def test_a_model_is_loaded_once_and_given_back_before_the_next_one(monkeypatch):

@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
+from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from conftest import CONFIGS, FAMILIES
@@ -19,7 +21,7 @@ from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
 from empathy_probes.machine.tensor_store import activation_keys
 from empathy_probes.machine.weights import WeightsError, byte_tokenizer, converted_folder, folder_files, hub_commit, join_checked
-from empathy_probes.machine.weights import random_model, weights_identity
+from empathy_probes.machine.weights import load_fitting, random_model, weights_identity
 
 PARTS = [b"first half, ", b"second half"]
 EMBEDDED = ModelSpec(
@@ -239,13 +241,62 @@ def test_whole_folders_load(tmp_path, sizes, shards):
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
 
 
-def test_an_adapter_is_not_ignored(tmp_path, llama):
-    llama.save_pretrained(tmp_path)
+@pytest.mark.parametrize("adapter", ["adapter_model.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize("alone", [False, True], ids=["beside weights", "alone"])
+def test_an_adapter_is_not_ignored(tmp_path, llama, adapter, alone):
+    if not alone:
+        llama.save_pretrained(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    (tmp_path / adapter).write_bytes(b"")
     spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path))
-    with pytest.raises(WeightsError, match="'local'.*has a LoRA adapter .adapter_config.json, adapter_model.safetensors.*merge_and_unload"):
+    with pytest.raises(WeightsError, match=f"'local'.*has a LoRA adapter .adapter_config.json, {adapter}.*merge_and_unload"):
         load_model(spec)
+
+
+def test_an_adapter_on_the_hub_is_not_ignored(tmp_path, llama, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--a--b" / "snapshots" / ("04" * 20)
+    llama.save_pretrained(snapshot)
+    assert load_fitting("a/b", revision="04" * 20, local_files_only=True).config.model_type == "llama"
+    (snapshot / "adapter_config.json").write_text("{}")
+    with pytest.raises(WeightsError, match="a/b has a LoRA adapter.*merge_and_unload"):
+        load_fitting("a/b", revision="04" * 20, local_files_only=True)
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path, llama):
+    llama.save_pretrained(tmp_path)
+    os.truncate(tmp_path / "model.safetensors", 20_000)
+    with pytest.raises(WeightsError, match=f"{tmp_path}: a .safetensors file is cut off or damaged .*; fetch it again"):
+        load_fitting(tmp_path)
+
+
+def write_gguf(path, model, without: str) -> str:
+    "A GGUF file of a small model that lacks one tensor; its SHA-256."
+    file = GGUFWriter(str(path), "llama")
+    file.add_block_count(model.config.num_hidden_layers)
+    file.add_embedding_length(model.config.hidden_size)
+    file.add_feed_forward_length(model.config.intermediate_size)
+    file.add_head_count(model.config.num_attention_heads)
+    file.add_head_count_kv(model.config.num_key_value_heads)
+    file.add_vocab_size(model.config.vocab_size)
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if name != without:
+            file.add_tensor(names.get_name(name, (".weight",)), tensor.numpy())
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_gguf_file_that_lacks_weights_is_not_converted(tmp_path, installed, llama):
+    missing = "model.layers.1.mlp.up_proj.weight"
+    sha256 = write_gguf(installed / "a", llama, missing)
+    spec = replace(EMBEDDED, package=EMBEDDED.package | {"files": ["tiny_weights/a"], "sha256": sha256})
+    with pytest.raises(WeightsError, match=rf"1 missing in the files \({missing}\)"):
+        converted_folder(spec, tmp_path / "cache")
+    assert finished(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize("name", ["merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "model.safetensors"])

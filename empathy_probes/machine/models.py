@@ -11,12 +11,14 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..method.residual_stream import find_blocks
 from .presets import ModelSpec, PresetError
 from .resources import check_resources
-from .weights import byte_tokenizer, load_fitting, model_source, random_model, weights_identity
+from .weights import WeightsError, byte_tokenizer, load_fitting, model_source, own_attention
+from .weights import random_model, weights_identity
 
 # %% ../../nbs/machine/05_models.ipynb #75e8606a
 def load_tokenizer(
@@ -72,7 +74,6 @@ def load_model(
         model = random_model(**spec.random).to(device, getattr(torch, spec.dtype))
     else:
         model = _load_pretrained(spec, device)
-    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     blocks = len(find_blocks(model))
     if blocks != spec.blocks:
         why = f"has {blocks} blocks, its preset says {spec.blocks}; correct 'blocks' and 'layers'"
@@ -85,10 +86,31 @@ def _load_pretrained(spec: ModelSpec, device: str) -> PreTrainedModel:
     source, where = model_source(spec)
     dtype = getattr(torch, spec.dtype)
     options = {"dtype": dtype, "use_safetensors": True, "device_map": spec.device_map or {"": device}}
+    options["config"] = own_attention(AutoConfig.from_pretrained(source, **where))
     if spec.bits:
+        if hasattr(options["config"], "quantization_config"):
+            raise PresetError(f"model {spec.key!r} is packed already in its files; take load_in_{spec.bits}bit away")
         packing = {"bnb_4bit_compute_dtype": dtype, "bnb_4bit_quant_type": "nf4"}
         options["quantization_config"] = BitsAndBytesConfig(spec.load_in_8bit, spec.load_in_4bit, **packing)
-    return load_fitting(source, **where, **options)
+    model = load_fitting(source, **where, **options)
+    if spec.bits:
+        _check_packed(spec, model)
+    return model
+
+
+def _check_packed(spec: ModelSpec, model: PreTrainedModel) -> None:
+    "Raise `PresetError` if nothing was packed, and `WeightsError` if a packed weight has another shape than its place."
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    packed = {name: module for name, module in linear.items() if module.weight.dtype in (torch.uint8, torch.int8)}
+    if not packed:
+        why = f"has no matrices that bitsandbytes can pack; take load_in_{spec.bits}bit away"
+        raise PresetError(f"model {spec.key!r} {why}")
+    for name, module in packed.items():
+        found = tuple(getattr(module.weight, "quant_state", module.weight).shape)  # the shape before packing
+        if found != (module.out_features, module.in_features):
+            why = f"{name}.weight is {found}, and by config.json {(module.out_features, module.in_features)}"
+            way_out = "the two are not of the same model; fetch or save both again"
+            raise WeightsError(f"model {spec.key!r}: weights do not fit: {why}; {way_out}")
 
 # %% ../../nbs/machine/05_models.ipynb #14b349ac
 _held = {}  # what the last call of `shared_model` returned, under what it was asked for
