@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
-from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,7 @@ from .concepts import DATA
 from .generation import copy_rows, log_odds, perplexities, read_prompt, sample_tokens
 from .plan import chosen_scenarios, conditions_of
 from .presets import Preset, block_indices
-from .resources import rows_that_fit
+
 from .weights import byte_tokenizer
 
 # %% ../../nbs/machine/16_memory.ipynb #7699d1cc
@@ -237,7 +236,6 @@ def model_memory(
     preset: Preset,
     key: str,  # of one of its models, with a config in `paper_configs`
     concept: Concept,  # whose prompts and continuations are as long as the real ones
-    card_gb: float = CARDS[-1],  # the memory of the GPU, from which the rows of a batch follow
 ) -> pd.DataFrame:  # one row per stage: model, stage, rows, tokens (of a row), peak_gib, fits_24_gb, fits_80_gb
     "The memory that each stage of a preset's model takes at full size, on a GPU that need not be there."
     spec, scenarios = preset.models[key], [concept.scenarios[name] for name in chosen_scenarios(preset, concept)]
@@ -245,9 +243,7 @@ def model_memory(
     continuation = max(len(text) for scenario in scenarios for text in scenario.continuations.values()) // CHARACTERS
     with fake_gpu() as memory:
         model = fake_model(paper_configs()[key], getattr(torch, spec.dtype))
-        with patch("torch.cuda.mem_get_info", lambda device: (card_gb * 10**9 - memory.live, card_gb * 10**9)):
-            fitting = rows_that_fit(model, prompt + spec.max_new_tokens + continuation) // preset.samples
-        rows = (max(1, min(fitting, len(conditions_of(spec)))), preset.samples)
+        rows = (len(conditions_of(spec)), preset.samples)  # all of a setting
         sizes = (preset.max_tokens, rows, prompt, spec.max_new_tokens, continuation)
         peaks = stage_peaks(memory, model, block_indices(spec), spec.steering_layers[0], *sizes)
     table = peaks.assign(peak_gib=peaks.peak / 2**30)
