@@ -110,13 +110,15 @@ def timed_reading(model: PreTrainedModel) -> float:
 
 
 def paper_minutes(step: float, reading: float, blocks: int) -> dict[str, float]:
-    "What each model of the preset `paper` takes, if the time of a step follows its blocks, without loading and downloads."
+    "What each model of the preset `paper` takes without loading and downloads, if the time of a step follows its blocks."
     minutes = {}
     for key, spec in PAPER.models.items():
         scenarios = chosen_scenarios(replace(PAPER, scenarios=[]), CONCEPT)[: len(PAPER.scenarios)]
         settings = len(spec.steering_layers) * len(scenarios)
         writing = settings * spec.max_new_tokens * step * spec.blocks / blocks
-        minutes[key] = (writing + extraction_tokens(PAPER, CONCEPT) / reading) / 60
+        conditions = settings * len(conditions_of(spec))
+        read = conditions * (PROMPT_TOKENS + SAMPLES * spec.max_new_tokens) + extraction_tokens(PAPER, CONCEPT)
+        minutes[key] = (writing + read / reading) / 60
     return minutes
 
 

@@ -43,11 +43,21 @@ def _driver_fault() -> str:
     found = ctypes.c_int(0)
     if library.cuDriverGetVersion(ctypes.byref(found)) != 0:
         return "its NVIDIA driver does not answer (cuDriverGetVersion); see whether nvidia-smi does"
-    newest = (found.value // 1000, found.value % 1000 // 10)
-    if newest >= CUDA:
+    newest, needed = (found.value // 1000, found.value % 1000 // 10), _cuda_of_torch()
+    if newest[0] >= needed[0]:  # a driver runs all programs of its major version of CUDA
         return ""
-    has, needs = (".".join(map(str, version)) for version in (newest, CUDA))
-    return f"its NVIDIA driver runs programs up to CUDA {has}, while PyTorch {TORCH} is one of CUDA {needs}: update the driver"
+    has, needs = (".".join(map(str, version)) for version in (newest, needed))
+    way_out = "update the driver, or put a build of PyTorch for an older CUDA into .venv (make environment, then https://pytorch.org)"
+    return f"its NVIDIA driver runs programs up to CUDA {has}, while PyTorch {TORCH} is one of CUDA {needs}: {way_out}"
+
+
+def _cuda_of_torch() -> "tuple[int, int]":
+    "The CUDA of the PyTorch that is installed already, or else of the one that would be."
+    for path in (DATA.parents[1] / ".venv").glob("lib/python*/site-packages/torch/version.py"):
+        found = re.search(r"^cuda\b.*= *'(\d+)\.(\d+)'", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return int(found[1]), int(found[2])
+    return CUDA
 
 
 def resources(preset: str) -> str:

@@ -43,6 +43,18 @@ def test_a_driver_that_is_new_enough_is_no_obstacle(monkeypatch, newest):
     assert prepare.driver("paper") == ""
 
 
+def test_a_pytorch_that_is_installed_already_is_the_one_that_counts(monkeypatch, tmp_path):
+    "Whoever cannot update the driver installs a build for an older CUDA."
+    version = tmp_path / ".venv/lib/python3.11/site-packages/torch/version.py"
+    version.parent.mkdir(parents=True)
+    version.write_text("from typing import Optional\n__version__ = '2.13.0+cu126'\ncuda: Optional[str] = '12.6'\n")
+    monkeypatch.setattr(prepare, "DATA", tmp_path / "empathy_probes/data")
+    pretend_driver(monkeypatch, 12080)
+    assert prepare._driver_fault() == ""
+    pretend_driver(monkeypatch, 11040)
+    assert "up to CUDA 11.4, while PyTorch 2.13.0 is one of CUDA 12.6" in prepare._driver_fault()
+
+
 def test_a_driver_that_does_not_answer_is_said(monkeypatch):
     pretend_driver(monkeypatch, 0, status=999)
     assert "does not answer" in prepare.driver("paper")

@@ -8,6 +8,7 @@ __all__ = ['SAMPLE_VALUES', 'MADE_ON', 'LINE_KEYS', 'CONDITION_COLUMNS', 'noise'
            'count_not_finite', 'with_shared_zero']
 
 # %% ../../nbs/machine/10_sweep.ipynb #067d085b
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -93,9 +94,10 @@ def _continue(
     pushes = torch.tensor(pushes, dtype=torch.float32, device=input_device(model))
     uniforms = torch.tensor(np.concatenate([noise(recipe) for recipe in batch]), device=input_device(model))
 
-    prompts = read_prompt(model, prompt_ids, layer, pushes)
     rows = [row for row in range(len(batch)) for _ in range(first["sample_count"])]
+    prompts = read_prompt(model, prompt_ids, layer, pushes)
     cache = copy_rows(prompts, rows, len(prompt_ids) - 1, room=first["max_new_tokens"])
+    del prompts
     vectors, temperature, end_ids = pushes[rows], first["temperature"], end_tokens(model, tokenizer)
     texts, places = sample_tokens(model, cache, prompt_ids[-1], layer, vectors, uniforms, temperature, end_ids)
     if not first["continuations"]:
@@ -179,13 +181,17 @@ def _missing(wanted: list[dict], path: Path) -> list[dict]:
 
 
 def _positions(tokenizer: PreTrainedTokenizerBase, conditions: list[dict]) -> int:
-    "The most tokens that a row of some conditions can have: its prompt, its text and a continuation."
-    return max(
-        len(encode_prompt(tokenizer, recipe["prompt"], recipe["chat_template"], recipe["system"]))
-        + recipe["max_new_tokens"]
-        + max([len(encode_continuation(tokenizer, text)) for text in recipe["continuations"].values()], default=0)
-        for recipe in conditions
-    )
+    """
+    The most tokens that a row of some conditions can have: its prompt, its share of the prompt that is read once per
+    condition, its text and a continuation.
+    """
+    longest = 0
+    for recipe in conditions:
+        prompt = len(encode_prompt(tokenizer, recipe["prompt"], recipe["chat_template"], recipe["system"]))
+        sides = [len(encode_continuation(tokenizer, text)) for text in recipe["continuations"].values()]
+        own = prompt + recipe["max_new_tokens"] + max(sides, default=0)
+        longest = max(longest, own + math.ceil(prompt / recipe["sample_count"]))
+    return longest
 
 
 def _generate(
