@@ -4,12 +4,15 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import FAMILIES
 from transformers import AutoModelForCausalLM
 
-from empathy_probes.machine.memory import paper_configs
+from empathy_probes.machine.memory import fake_gpu, fake_model, paper_configs
+from empathy_probes.machine.weights import random_model
 from empathy_probes.method.residual_stream import find_blocks
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/gpu_check.py"
@@ -45,3 +48,30 @@ def test_a_small_gpu_gets_fewer_blocks(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (4 << 30, 80 << 30))
     with pytest.raises(SystemExit, match="no room for one block"):
         gpu_check._blocks_that_fit(config, 2)
+
+
+def test_its_lines_for_a_gpu(monkeypatch):
+    "All that is run on CUDA alone, on a fake GPU."
+
+    class Driver:
+        def cuDriverGetVersion(self, pointer):
+            pointer._obj.value = 13000
+
+    answers = {
+        "get_device_properties": SimpleNamespace(name="a fake GPU", total_memory=24 * 10**9, major=8, minor=6),
+        "is_bf16_supported": True, "synchronize": None, "max_memory_allocated": 3 << 30,
+    }  # fmt: skip
+    for key, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, key, lambda *args, answer=answer, **options: answer)
+    monkeypatch.setattr(gpu_check.ctypes, "CDLL", lambda name: Driver())
+    monkeypatch.setattr(gpu_check, "STEPS", 2)
+    config = random_model("qwen2", FAMILIES["qwen2"]).config
+    monkeypatch.setattr(gpu_check, "load", lambda device, name: (fake_model(config), f"{name} on {device}"))
+    with fake_gpu():
+        lines = dict(line.split(":", 1) for line in gpu_check.report("cuda", "qwen2.5-7b").splitlines())
+    found = {key.strip(): value.strip() for key, value in lines.items()}
+    assert found["device"] == "a fake GPU, 24 GB, compute capability 8.6"
+    assert "of the driver 13.0" in found["CUDA"] and found["bfloat16"] == "yes"
+    assert found["model"] == "qwen2.5-7b on cuda" and found["peak memory"] == "3.0 GiB"
+    assert found["the same batch again"] == "equal" and "times as long" in found["with attention by cuDNN"]
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # it is switched off again

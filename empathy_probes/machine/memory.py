@@ -214,6 +214,7 @@ def stage_peaks(
     finished("prompt", conditions, prompt_tokens)
     owners = [condition for condition in range(conditions) for _ in range(samples)]
     cache, vectors = copy_rows(prompts, owners, prompt_tokens - 1, room=new_tokens), pushes[owners]
+    del prompts
     uniforms = torch.zeros(len(owners), 2, dtype=torch.float64, device=pushes.device)
     _, places = sample_tokens(model, cache, 0, layer, vectors, uniforms, temperature=0.7, end_ids=set())
     finished("decoding", len(owners), prompt_tokens + new_tokens)
@@ -221,7 +222,7 @@ def stage_peaks(
     continuations = {side: [0] * continuation_tokens for side in ("positive", "negative")}
     log_odds(model, cache, places, prompt, texts, layer, vectors, continuations)
     finished("log_odds", len(owners), prompt_tokens + new_tokens + continuation_tokens)
-    del prompts, cache
+    del cache
     memory.restart()
     perplexities(model, prompt, texts)
     finished("perplexities", len(owners), prompt_tokens + new_tokens)
