@@ -96,7 +96,12 @@ def test_a_model_that_cannot_be_steered_says_so_before_anything_is_extracted(tmp
     assert not (study.folder(study.models[0]) / "activations.safetensors").exists()
     options = folder_preset(tmp_path, random_model("mamba", READ_ONLY["mamba"]), steering_layers=[])
     study = open_study(options, check_machine=True)
-    assert read_split(study, study.models[0], "test").activations.shape[1:] == (2, 32)
+    for split in ("train", "test"):
+        assert read_split(study, study.models[0], split).activations.shape[1:] == (2, 32)
+    options = folder_preset(tmp_path, random_model("mamba", READ_ONLY["mamba"]))  # with activations that are there already
+    study = open_study(options, check_machine=True)
+    with pytest.raises(ValueError, match="can be read but not steered"):
+        run_sweep(study, study.models[0])
 
 
 @pytest.mark.parametrize(

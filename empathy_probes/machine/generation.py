@@ -168,9 +168,13 @@ LARGEST_DIFFERENCE = 0.2  # between the two predictions, as a share of the logit
 def check_steerable(
     model: PreTrainedModel,
 ) -> None:
-    "Raise `ValueError` for a model that does not predict through the cache what it predicts without one."
+    """
+    Raise `ValueError` for a model that does not predict through the cache what it predicts without one, and
+    `FloatingPointError` for one whose predictions are not numbers.
+    """
     ids = list(range(3, 9))
     whole = model(input_ids=torch.tensor([ids], device=input_device(model)), use_cache=False).logits[0, -1].float()
+    highest_logits(whole[None])
     try:
         through_cache = _last_logits(model, ids)
     except Exception as error:

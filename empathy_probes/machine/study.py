@@ -23,7 +23,7 @@ from ..method.directions import METHODS, fit_layers, layer_separations
 from ..method.scoring import score_samples
 from ..method.steering import encode_prompt
 from ..method.texts import Concept, labelled_texts
-from .models import load_tokenizer
+from .models import give_back, load_tokenizer
 from .parameters import PARAMETERS, ParameterError, check_injected, check_preset_file, check_types
 from .parameters import chosen_models, concept_label, project_root, run_place
 from .plan import Sweep, chosen_scenarios, plan
@@ -86,6 +86,7 @@ def open_study(
         raise ParameterError(f"the preset {preset.name!r} names no concept; {way_out}")
     models = select_models(preset, values["models"])
     if check_machine:
+        give_back()  # a model that an earlier call left in the memory is none that stands in the way
         check_resources(models, preset.device)
     concept = open_concept(values["concept"] or preset.concept)
     place = run_place(preset, concept, values["seed"])

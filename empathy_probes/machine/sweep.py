@@ -24,7 +24,8 @@ from ..method.activations import in_halves
 from ..method.directions import seed_of
 from ..method.residual_stream import find_blocks, input_device, project_out
 from ..method.steering import encode_prompt, end_tokens
-from .generation import copy_rows, log_odds, perplexities, read_prompt, sample_tokens
+from .generation import check_steerable, copy_rows, log_odds, perplexities, read_prompt
+from .generation import sample_tokens
 from .models import shared_model
 from .plan import PLAN_COLUMNS, Sweep, encode_continuation, recipes
 from .resources import device_name, rows_that_fit
@@ -151,6 +152,9 @@ def _fault(line: dict) -> str:
     recipe = {key: value for key, value in line.items() if key not in {*SAMPLE_VALUES.values(), *MADE_ON}}
     if fingerprint(recipe) != line["fingerprint"]:
         return f"its recipe has the fingerprint {fingerprint(recipe)}, not {line['fingerprint']}"
+    no_lists = [key for key in SAMPLE_VALUES.values() if not isinstance(line[key], list)]
+    if no_lists or not all(isinstance(text, str) for text in line["samples"]):
+        return f"{', '.join(no_lists) or 'samples'} should be a list of one value for each sample"
     counts = {key: len(line[key]) for key in SAMPLE_VALUES.values()}
     wrong = {key: count for key, count in counts.items() if count != line["sample_count"]}
     return f"it should hold {line['sample_count']} samples, and holds {wrong}" if wrong else ""
@@ -200,6 +204,7 @@ def _generate(
     "Work through the missing conditions in batches, and keep each batch's samples as soon as it is done."
     preset, spec, vectors = sweep.preset, sweep.spec, sweep.vectors
     model, tokenizer = shared_model(spec, preset.device)
+    check_steerable(model)
     device = input_device(model)
     rows = max_rows or spec.max_rows or rows_that_fit(model, _positions(tokenizer, missing))
 

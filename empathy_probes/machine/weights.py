@@ -33,7 +33,7 @@ from transformers.utils import find_adapter_config_file
 
 from ..method.residual_stream import find_blocks
 from .presets import ModelSpec, load_preset
-from .store import name_full_disk, whole_file
+from .store import name_full_disk, replace_file
 
 # %% ../../nbs/machine/03_weights.ipynb #56653250
 def package_files(
@@ -180,9 +180,13 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 def own_attention(
     config: PretrainedConfig,  # of a causal language model; it is changed
 ) -> PretrainedConfig:
-    "The config, set to PyTorch's own attention, or to the family's own where it is not made for that."
+    """
+    The config, set to PyTorch's own attention, or to the family's own where that is not made for it: PyTorch's leaves
+    out the soft cap of Gemma 2 without a word.
+    """
     family = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    config._attn_implementation = "sdpa" if getattr(family, "_supports_sdpa", False) else "eager"
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    config._attn_implementation = "sdpa" if getattr(family, "_supports_sdpa", False) and not capped else "eager"
     return config
 
 
@@ -267,7 +271,7 @@ def _files_sha256(paths: list[Path]) -> str:
     kept = cache_folder() / "hashes" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
     if not kept.is_file():
         lines = [f"{path.name} {pooch.file_hash(path)}\n" for path in paths]
-        with whole_file(kept) as partial:
+        with replace_file(kept) as partial:
             partial.write_text(hashlib.sha256("".join(lines).encode()).hexdigest())
     return kept.read_text()
 
