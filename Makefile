@@ -37,7 +37,7 @@ test: environment  ## run the library notebooks, the section notebooks on the sm
 	$(MAKE) weights PRESET=mini
 	nbdev_test --path nbs --skip_folder_re '^[_.]|^sections$$' --n_workers 2 --do_print
 	snakemake --cores all --forceall --quiet rules --config preset=smoke threads=1
-	pytest --numprocesses 2 --dist loadfile
+	pytest --numprocesses 2 --dist worksteal
 
 .PHONY: bench
 bench: environment  ## measure speed and memory against baselines in the same run

@@ -11,7 +11,6 @@ import ctypes
 import platform
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,16 +21,17 @@ from empathy_probes.machine.concepts import load_concept
 from empathy_probes.machine.generation import copy_rows, read_prompt, sample_tokens
 from empathy_probes.machine.memory import paper_configs
 from empathy_probes.machine.models import prepare_cuda
-from empathy_probes.machine.plan import chosen_scenarios, conditions_of
+from empathy_probes.machine.plan import conditions_of
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.resources import WORKSPACE, extraction_tokens
 from empathy_probes.machine.weights import byte_tokenizer, random_model
 from empathy_probes.method.activations import extract_batches
 from empathy_probes.method.directions import random_direction
-from empathy_probes.method.residual_stream import find_blocks
+from empathy_probes.method.residual_stream import find_blocks, input_device
 
 PAPER, CONCEPT = load_preset("paper"), load_concept("empathy")
 STEPS, SAMPLES, PROMPT_TOKENS = 20, PAPER.samples, 150
+NOT_EQUAL = "NOT EQUAL, though nothing changed"
 WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -82,7 +82,7 @@ def _blocks_that_fit(config: PreTrainedConfig, itemsize: int) -> int:
 
 def timed_steps(model: PreTrainedModel, conditions: int, repeats: int = 2) -> tuple[float, list[list[int]]]:
     "Seconds of a step of writing, at its best, and the tokens that were written; every condition has its own push."
-    device, layer = model.get_input_embeddings().weight.device, len(find_blocks(model)) // 2
+    device, layer = input_device(model), len(find_blocks(model)) // 2
     width = model.get_input_embeddings().embedding_dim
     direction = torch.tensor(random_direction(width, "gpu check"), device=device)
     pushes = torch.linspace(-1, 1, conditions, device=device)[:, None] * direction
@@ -113,8 +113,7 @@ def paper_minutes(step: float, reading: float, blocks: int) -> dict[str, float]:
     "What each model of the preset `paper` takes without loading and downloads, if the time of a step follows its blocks."
     minutes = {}
     for key, spec in PAPER.models.items():
-        scenarios = chosen_scenarios(replace(PAPER, scenarios=[]), CONCEPT)[: len(PAPER.scenarios)]
-        settings = len(spec.steering_layers) * len(scenarios)
+        settings = len(spec.steering_layers) * len(PAPER.scenarios)
         writing = settings * spec.max_new_tokens * step * spec.blocks / blocks
         conditions = settings * len(conditions_of(spec))
         read = conditions * (PROMPT_TOKENS + SAMPLES * spec.max_new_tokens) + extraction_tokens(PAPER, CONCEPT)
@@ -141,7 +140,7 @@ def report(device: str, name: str) -> str:
     equal = sum(first == second for first, second in zip(together, alone))
     lines["a batch against its rows"] = f"{equal} of {len(alone)} texts are equal (in half precision a drawn token may differ)"
     again = timed_steps(model, conditions, repeats=1)[1]
-    lines["the same batch again"] = "equal" if again == together else "NOT EQUAL, though nothing changed"
+    lines["the same batch again"] = "equal" if again == together else NOT_EQUAL
     lines[f"writing, {conditions * SAMPLES} rows"] = f"{step * 1000:.1f} ms a step, {conditions * SAMPLES / step:,.0f} tokens a second"
     if device == "cuda":
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *WITHOUT_CUDNN], set_priority=True):
@@ -157,11 +156,19 @@ def report(device: str, name: str) -> str:
     return "\n".join(f"{key + ':':38} {value}" for key, value in lines.items())
 
 
-if __name__ == "__main__":
+def main() -> None:
+    "Print the report; leave with an error if something is wrong."
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--model", default="qwen2.5-7b", choices=[*PAPER.models, *load_preset("smoke").models])
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        sys.exit(f"PyTorch {torch.__version__} sees no CUDA device here. Is there a driver (nvidia-smi)? Is this a build for CUDA (torch.version.cuda: {torch.version.cuda})?")
-    print(report(options.device, options.model))
+        hint = "Is there a driver (nvidia-smi)? Is this a build for CUDA"
+        sys.exit(f"PyTorch {torch.__version__} sees no CUDA device here. {hint} (torch.version.cuda: {torch.version.cuda})?")
+    found = report(options.device, options.model)
+    print(found)
+    sys.exit(int(NOT_EQUAL in found))
+
+
+if __name__ == "__main__":
+    main()

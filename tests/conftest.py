@@ -1,14 +1,16 @@
 "What several test files share: tiny random models of many families, the real SmolLM2, the folder of the released data."
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import constants
 
 from empathy_probes.method.scoring import score_samples
-from empathy_probes.machine.concepts import load_concept
+from empathy_probes.machine.concepts import DATA, load_concept
 from empathy_probes.machine.memory import paper_configs
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import load_preset
@@ -41,6 +43,20 @@ FAMILIES = {  # model type of transformers: sizes
     "modernbert-decoder": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4},
     "falcon": {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4},
 }
+
+
+SMOKE = yaml.safe_load((DATA / "presets/smoke.yaml").read_text())
+
+
+def copied_concept(folder: Path) -> Path:
+    return Path(shutil.copytree(DATA / "concepts/register", folder))
+
+
+def written(path: Path, **values) -> str:
+    "A preset like smoke with some other values."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(SMOKE | values))
+    return str(path)
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

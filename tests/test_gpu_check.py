@@ -37,6 +37,14 @@ def test_without_a_cuda_device_it_says_so():
     assert run.returncode == 1 and "sees no CUDA device here" in run.stderr
 
 
+def test_a_batch_that_is_not_the_same_twice_is_a_failure(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_check, "report", lambda device, name: f"the same batch again: {gpu_check.NOT_EQUAL}")
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--device", "cpu", "--model", "tiny-llama"])
+    with pytest.raises(SystemExit, match="1"):
+        gpu_check.main()
+    assert gpu_check.NOT_EQUAL in capsys.readouterr().out
+
+
 def test_a_small_gpu_gets_fewer_blocks(gpu, monkeypatch):
     config = paper_configs()["qwen2.5-7b"]
     for gibibytes, blocks in [(80, 28), (16, 22)]:

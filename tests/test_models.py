@@ -20,6 +20,7 @@ from empathy_probes.method.texts import labelled_texts
 from empathy_probes.machine.concepts import load_concept
 from empathy_probes.machine.models import give_back, load_model, load_tokenizer, shared_model
 from empathy_probes.machine.presets import ModelSpec, PresetError, load_preset
+from empathy_probes.machine.resources import ResourceError
 from empathy_probes.machine.weights import WeightsError, byte_tokenizer, empty_model, loaded_bytes, random_model
 from empathy_probes.machine import models
 
@@ -33,7 +34,7 @@ def test_a_chat_template_that_does_not_exist_is_not_made_up():
 
 
 def test_a_model_loads_through_accelerate(tmp_path, llama):
-    "`device_map: auto` where there are no GPUs at all."
+    "`device_map: auto` spreads over GPUs; for the CPU there is nothing to spread over."
     llama.save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
     spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path), device_map="auto")
@@ -222,3 +223,38 @@ def test_a_tokenizer_without_tokens_for_padding_and_end_pads_with_any(tmp_path):
     texts = ["One text.", "Another one, which is longer."]
     together = extract(model, tokenizer, texts, [0])
     np.testing.assert_allclose(together, np.concatenate([extract(model, tokenizer, [text], [0]) for text in texts]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_blocks_beside_the_gpus_are_refused(gpu, monkeypatch, tmp_path, llama, place):
+    "`device_map: auto` puts what no GPU has room for elsewhere, and a sweep would take days."
+    gpu(24, 24)
+    llama.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+
+    def spread(source, **options):
+        assert options["device_map"] == "auto"
+        llama.hf_device_map = {"model.layers.0": 0, "model.layers.1": place}
+        return llama
+
+    monkeypatch.setattr(models, "load_fitting", spread)
+    spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path), device_map="auto")
+    with pytest.raises(ResourceError, match="'local': the GPUs have no room for all of its blocks"):
+        load_model(spec, "cuda")
+    del llama.hf_device_map
+
+
+def test_a_models_own_attention_keeps_its_soft_cap():
+    "PyTorch's own leaves it out without a word."
+    entry = {"model_type": "gemma2", "config": FAMILIES["gemma2"] | {"attn_logit_softcapping": 0.05}}
+    model, tokenizer = load_model(replace(TINY, random=entry, blocks=4))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5)
+        ids = torch.tensor([tokenizer("You are at the well. What do you do?")["input_ids"]])
+        found = model(ids).logits
+        model.set_attn_implementation("sdpa")
+        without = model(ids).logits
+        model.set_attn_implementation("eager")
+        torch.testing.assert_close(found, model(ids).logits)
+    assert (found - without).abs().max() > 0.1 * found.std()

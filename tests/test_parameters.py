@@ -1,35 +1,20 @@
 "Where the results of a run go, and what is said about its parameters before anything runs."
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from conftest import copied_concept, written
 
-from empathy_probes.machine.concepts import DATA
 from empathy_probes.machine.manifest import record_stage
 from empathy_probes.machine.parameters import ParameterError
 from empathy_probes.machine.presets import PresetError
 from empathy_probes.machine.study import open_study
 
-SMOKE = yaml.safe_load((DATA / "presets/smoke.yaml").read_text())
-
 
 def opened(tmp_path: Path, **parameters):
     return open_study({"preset": "smoke", "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")} | parameters)
-
-
-def copied_concept(folder: Path) -> Path:
-    return Path(shutil.copytree(DATA / "concepts/register", folder))
-
-
-def written(path: Path, **values) -> str:
-    "A preset like smoke with some other values."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(SMOKE | values))
-    return str(path)
 
 
 def test_a_run_with_other_parameters_has_a_place_of_its_own(tmp_path):

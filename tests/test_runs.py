@@ -9,26 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
+from conftest import SMOKE, copied_concept, written
 
-from empathy_probes.machine.concepts import DATA
 from empathy_probes.machine.study import open_study
 from empathy_probes.machine.weights import byte_tokenizer, random_model
 
 ROOT = Path(__file__).resolve().parents[1]
 STRANGE = "a b'c {d} #1"
-SMOKE = yaml.safe_load((DATA / "presets/smoke.yaml").read_text())
-
-
-def copied_concept(folder: Path) -> Path:
-    return Path(shutil.copytree(DATA / "concepts/register", folder))
-
-
-def written(path: Path, **values) -> str:
-    "A preset like smoke with some other values."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(SMOKE | values))
-    return str(path)
 
 
 PAPERMILL = """#!/bin/sh

@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from empathy_probes.evidence.drawing import save_figure
-from empathy_probes.machine.store import DiskFull, append_line, read_lines, replace_file, whole_file
+from empathy_probes.machine.store import DiskFull, append_line, name_full_disk, read_lines, replace_file, whole_file
 from empathy_probes.machine.sweep import generate_missing
 from empathy_probes.machine.tensor_store import add_to_store, load_probes, load_store, save_probes
 
@@ -87,6 +87,12 @@ def test_tensors_without_room_stay_as_they_were(tmp_path):
             save_probes(probes, {"mean_difference": large}, np.ones(1), {"model": "toy"})
     assert list(load_store(store)) == ["a"]
     np.testing.assert_array_equal(load_probes(probes, {"model": "toy"})[0]["mean_difference"], small)
+
+
+def test_safetensors_own_error_is_a_full_disk_too(tmp_path, llama):
+    "A model that is converted is written by transformers; the error tells the system's number in its text only."
+    with little_room(), pytest.raises(DiskFull, match=r"converted: could not be written whole: File too large"), name_full_disk(tmp_path / "converted"):
+        llama.save_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("ending", ["pdf", "png", "csv"])

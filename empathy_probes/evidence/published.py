@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from ..method.directions import unit
 from ..machine.concepts import DATA
+from ..machine.files import read_yaml
 from ..machine.presets import ModelSpec, block_indices, load_preset, relative_depths
 from ..machine.released import release
 
 # %% ../../nbs/evidence/09_published.ipynb #806b13ad
 def _paper() -> dict:
     "The contents of paper.yaml."
-    return yaml.safe_load((DATA / "paper.yaml").read_text(encoding="utf-8"))
+    return read_yaml(DATA / "paper.yaml")
 
 
 def _named(entries: dict, name: str, kind: str):

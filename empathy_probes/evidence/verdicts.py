@@ -13,10 +13,10 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from ..method.scoring import SETTING, outcomes
 from ..machine.concepts import DATA
+from ..machine.files import read_yaml
 from .published import paper_table
 from .released_results import DOLPHIN, PHI, QWEN
 
@@ -148,4 +148,4 @@ def _made_up_behaviour(rng: np.random.Generator) -> pd.DataFrame:
 # %% ../../nbs/evidence/11_verdicts.ipynb #abca2e07
 def read_claims() -> dict:  # `claims` by name, and the default `reasons` by verdict
     "The contents of claims.yaml."
-    return yaml.safe_load((DATA / "claims.yaml").read_text(encoding="utf-8"))
+    return read_yaml(DATA / "claims.yaml")

@@ -283,7 +283,6 @@ def concept_folder(
         raise ConceptError(f"{concept}: neither a concept in the package ({known}) nor a folder ({folder})")
     if own.is_dir() and own.name in bundled and own != bundled[own.name]:
         raise ConceptError(f"{own}: {own.name!r} is one of the package's concepts; give the folder another name")
-
     return folder
 
 

@@ -15,7 +15,6 @@ from itertools import repeat
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
@@ -27,6 +26,7 @@ from ..method.activations import BATCH_TOKENS, extract_batches
 from ..method.residual_stream import input_device
 from ..method.texts import Concept
 from .concepts import DATA
+from .files import read_yaml
 from .generation import copy_rows, log_odds, perplexities, read_prompt, sample_tokens
 from .plan import chosen_scenarios, conditions_of
 from .presets import Preset, block_indices
@@ -78,6 +78,27 @@ class LiveBytes(TorchDispatchMode):
 _OPERATIONS = torch.ops.aten
 
 
+def _sliced(tensor: Tensor, key: object) -> tuple[Tensor, list[Tensor | None]]:
+    "A tensor after the slices, numbers and new dimensions of an index, and the tensors that are left to pick by."
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if Ellipsis in [part for part in keys if not isinstance(part, (Tensor, list))]:
+        place = next(i for i, part in enumerate(keys) if part is Ellipsis)
+        others = sum(part is not None for part in keys) - 1
+        keys[place : place + 1] = [slice(None)] * (tensor.dim() - others)
+    picked = []
+    for part in keys:
+        dim = len(picked)
+        if isinstance(part, int):
+            tensor = tensor.select(dim, part)
+            continue
+        if part is None:
+            tensor = tensor.unsqueeze(dim)
+        elif isinstance(part, slice):
+            tensor = _OPERATIONS.slice(tensor, dim, part.start, part.stop, part.step or 1)
+        picked.append(None if part is None or isinstance(part, slice) else torch.as_tensor(part))
+    return tensor, picked if any(part is not None for part in picked) else []
+
+# %% ../../nbs/machine/16_memory.ipynb #23490fd8
 class _InPlaceOfCuda(TorchFunctionMode):
     "Does what the CPU build of PyTorch refuses for tensors on a GPU, and makes up the numbers that a program asks for."
 
@@ -121,27 +142,6 @@ def _numbered(value: object) -> object:
     return torch.device("cuda:0") if isinstance(value, (str, torch.device)) and str(value) == "cuda" else value
 
 
-def _sliced(tensor: Tensor, key: object) -> tuple[Tensor, list[Tensor | None]]:
-    "A tensor after the slices, numbers and new dimensions of an index, and the tensors that are left to pick by."
-    keys = list(key) if isinstance(key, tuple) else [key]
-    if Ellipsis in [part for part in keys if not isinstance(part, (Tensor, list))]:
-        place = next(i for i, part in enumerate(keys) if part is Ellipsis)
-        others = sum(part is not None for part in keys) - 1
-        keys[place : place + 1] = [slice(None)] * (tensor.dim() - others)
-    picked = []
-    for part in keys:
-        dim = len(picked)
-        if isinstance(part, int):
-            tensor = tensor.select(dim, part)
-            continue
-        if part is None:
-            tensor = tensor.unsqueeze(dim)
-        elif isinstance(part, slice):
-            tensor = _OPERATIONS.slice(tensor, dim, part.start, part.stop, part.step or 1)
-        picked.append(None if part is None or isinstance(part, slice) else torch.as_tensor(part))
-    return tensor, picked if any(part is not None for part in picked) else []
-
-
 @contextmanager
 def fake_gpu(
     tokens: Iterator[int] = repeat(11),  # the token ids that a program is given when it asks for integers
@@ -177,8 +177,7 @@ def fake_model(
 
 def paper_configs() -> dict[str, PreTrainedConfig]:
     "The configs of the paper's models, by their keys in the preset `paper`."
-    sizes = yaml.safe_load((DATA / "paper_configs.yaml").read_text(encoding="utf-8"))
-    return {key: AutoConfig.for_model(**config) for key, config in sizes.items()}
+    return {key: AutoConfig.for_model(**sizes) for key, sizes in read_yaml(DATA / "paper_configs.yaml").items()}
 
 # %% ../../nbs/machine/16_memory.ipynb #75841faf
 def stage_peaks(

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrain
 
 from ..method.residual_stream import find_blocks
 from .presets import ModelSpec, PresetError
-from .resources import check_resources
+from .resources import WAYS_OUT, ResourceError, check_resources
 from .weights import WeightsError, byte_tokenizer, load_fitting, model_source, own_attention
 from .weights import random_model, weights_identity
 
@@ -57,7 +57,7 @@ def prepare_cuda() -> None:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
-
+# %% ../../nbs/machine/05_models.ipynb #99e49341
 def load_model(
     spec: ModelSpec,  # the model's entry in the preset
     device: str = "cpu",  # `cpu` or `cuda`
@@ -85,7 +85,9 @@ def _load_pretrained(spec: ModelSpec, device: str) -> PreTrainedModel:
     "Load a model from its files, packed and spread as its entry says."
     source, where = model_source(spec)
     dtype = getattr(torch, spec.dtype)
-    options = {"dtype": dtype, "use_safetensors": True, "device_map": spec.device_map or {"": device}}
+    options = {"dtype": dtype, "use_safetensors": True, "device_map": {"": device}}
+    if spec.device_map and device == "cuda":
+        options["device_map"] = spec.device_map
     options["config"] = own_attention(AutoConfig.from_pretrained(source, **where))
     if spec.bits:
         if hasattr(options["config"], "quantization_config"):
@@ -93,6 +95,9 @@ def _load_pretrained(spec: ModelSpec, device: str) -> PreTrainedModel:
         packing = {"bnb_4bit_compute_dtype": dtype, "bnb_4bit_quant_type": "nf4"}
         options["quantization_config"] = BitsAndBytesConfig(spec.load_in_8bit, spec.load_in_4bit, **packing)
     model = load_fitting(source, **where, **options)
+    places = set(getattr(model, "hf_device_map", {}).values())
+    if device == "cuda" and places & {"cpu", "disk"}:
+        raise ResourceError(f"model {spec.key!r}: the GPUs have no room for all of its blocks\n{WAYS_OUT}")
     if spec.bits:
         _check_packed(spec, model)
     return model

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import torch
-import yaml
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,14 +23,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..method.activations import as_user_turn
 from ..method.directions import seed_of
 from ..method.residual_stream import input_device
-from ..method.steering import end_tokens
+from ..method.steering import end_tokens, gpus_of
 from ..method.texts import Scenario
 from .concepts import DATA, read_jsonl, text_field
+from .files import read_yaml
 
 from .store import append_line
 
 # %% ../../nbs/machine/15_pairs.ipynb #71207327
-WRITING = yaml.safe_load((DATA / "pairs.yaml").read_text(encoding="utf-8"))  # `request`, and phrases of `refusals`
+WRITING = read_yaml(DATA / "pairs.yaml")  # `request`, and phrases of `refusals`
 
 
 def request(
@@ -69,7 +69,7 @@ def local_model(
         prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(input_device(model))
         options = dict(do_sample=True, temperature=temperature, max_new_tokens=max_new_tokens, eos_token_id=list(ends))
         options |= dict(attention_mask=prompt["attention_mask"], pad_token_id=tokenizer.pad_token_id)
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        with torch.random.fork_rng(gpus_of(prompt["input_ids"])):
             torch.manual_seed(seed)
             ids = model.generate(prompt["input_ids"], **options)
         new = ids[0, prompt["input_ids"].shape[1] :]

@@ -131,9 +131,12 @@ def recipes(
     sweep: Sweep,
 ) -> list[dict]:  # one per condition; those of a layer and scenario stand together
     """
-    All conditions of a model's sweep, or its baselines, with everything they depend on. Raises `PresetError`, and
-    `ValueError` as `encode_prompt` does.
+    All conditions of a model's sweep, or its baselines, with everything they depend on. Raises `PresetError` also for
+    baselines at a layer that is not steered, and `ValueError` as `encode_prompt` does.
     """
+    if sweep.baselines_at not in (None, *sweep.spec.steering_layers):
+        known = f"the run steers {sweep.spec.steering_layers}"
+        raise PresetError(f"model {sweep.spec.key!r}: the baselines belong to layer {sweep.baselines_at}, and {known}")
     spec, weights, vectors = sweep.spec, weights_identity(sweep.spec), sweep.vectors
     layers = spec.steering_layers if sweep.baselines_at is None else [sweep.baselines_at]
     conditions = conditions_of(spec) if sweep.baselines_at is None else baselines_of(sweep.concept)

@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 
 import pooch
-import yaml
 from tqdm import tqdm
 
 from ..method.texts import Concept
 from .concepts import DATA, load_concept
+from .files import read_yaml
 from .store import replace_file
 from .weights import cache_folder
 
@@ -28,7 +28,7 @@ class ReleasedDataError(RuntimeError):
 
 def release() -> dict:  # repository, commit, url, files, extracts, terms, probes
     "The contents of released.yaml."
-    return yaml.safe_load((DATA / "released.yaml").read_text(encoding="utf-8"))
+    return read_yaml(DATA / "released.yaml")
 
 # %% ../../nbs/machine/11_released.ipynb #5be71073
 def released_sha256() -> dict[str, str]:  # path in the folder: 64 hexadecimal digits

@@ -126,7 +126,6 @@ CPU_ROWS = 64  # rows of a batch on the CPU at most; more are no faster there
 LOGIT_BYTES = 16  # of a row, per vocabulary entry: the logits, and what drawing a token makes of them
 
 
-
 @torch.inference_mode()
 def position_bytes(
     model: PreTrainedModel,  # a causal language model

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -19,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 # %% ../../nbs/machine/06_store.ipynb #d6ba7dc9
 def fingerprint(
@@ -42,14 +44,23 @@ def name_full_disk(
     "Raise `DiskFull`, which names the file and the free space, where the block finds no room for the file."
     try:
         yield
-    except OSError as error:
-        if error.errno not in NO_ROOM or isinstance(error, DiskFull):
+    except (OSError, SafetensorError) as error:
+        number = _error_number(error)
+        if number not in NO_ROOM or isinstance(error, DiskFull):
             raise
         folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
         free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder}"
         way_out = "what was finished is kept, so make room and run again"
-        problem = f"{path}: could not be written whole: {error.strerror}"
-        raise DiskFull(error.errno, f"{problem}; {free}; {way_out}") from None
+        problem = f"{path}: could not be written whole: {os.strerror(number)}"
+        raise DiskFull(number, f"{problem}; {free}; {way_out}") from None
+
+
+def _error_number(error: OSError | SafetensorError) -> int | None:
+    "The operating system's number of an error; safetensors gives it in the text only."
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
 
 # %% ../../nbs/machine/06_store.ipynb #47413572
 @contextmanager

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_VALUES', 'MADE_ON', 'LINE_KEYS', 'CONDITION_COLUMNS', 'noise', 'group_conditions', 'generate_batch',
-           'in_batches', 'read_conditions', 'generate_missing', 'estimate_seconds', 'load_generations',
-           'count_not_finite', 'with_shared_zero']
+           'in_batches', 'samples_fingerprint', 'read_conditions', 'generate_missing', 'estimate_seconds',
+           'load_generations', 'count_not_finite', 'with_shared_zero']
 
 # %% ../../nbs/machine/10_sweep.ipynb #067d085b
 import math
@@ -95,10 +95,8 @@ def _continue(
     pushes = torch.tensor(pushes, dtype=torch.float32, device=input_device(model))
     uniforms = torch.tensor(np.concatenate([noise(recipe) for recipe in batch]), device=input_device(model))
 
-    rows = [row for row in range(len(batch)) for _ in range(first["sample_count"])]
-    prompts = read_prompt(model, prompt_ids, layer, pushes)
-    cache = copy_rows(prompts, rows, len(prompt_ids) - 1, room=first["max_new_tokens"])
-    del prompts
+    rows, room = [row for row in range(len(batch)) for _ in range(first["sample_count"])], first["max_new_tokens"]
+    cache = copy_rows(read_prompt(model, prompt_ids, layer, pushes), rows, len(prompt_ids) - 1, room)
     vectors, temperature, end_ids = pushes[rows], first["temperature"], end_tokens(model, tokenizer)
     texts, places = sample_tokens(model, cache, prompt_ids[-1], layer, vectors, uniforms, temperature, end_ids)
     if not first["continuations"]:
@@ -120,6 +118,20 @@ def in_batches(
             if not all(map(is_done, batch)):
                 yield from in_halves(batch, work)
 
+# %% ../../nbs/machine/10_sweep.ipynb #377ce5c4
+def _positions(tokenizer: PreTrainedTokenizerBase, conditions: list[dict]) -> int:
+    """
+    The most tokens that a row of some conditions can have: its prompt, its share of the prompt that is read once per
+    condition, its text and a continuation.
+    """
+    longest = 0
+    for recipe in conditions:
+        prompt = len(encode_prompt(tokenizer, recipe["prompt"], recipe["chat_template"], recipe["system"]))
+        sides = [len(encode_continuation(tokenizer, text)) for text in recipe["continuations"].values()]
+        own = prompt + recipe["max_new_tokens"] + max(sides, default=0)
+        longest = max(longest, own + math.ceil(prompt / recipe["sample_count"]))
+    return longest
+
 # %% ../../nbs/machine/10_sweep.ipynb #0bb8f3be
 SAMPLE_VALUES = {  # what each sample has of its own: the column of a table, and the key in a line of the file
     "text": "samples",
@@ -127,8 +139,15 @@ SAMPLE_VALUES = {  # what each sample has of its own: the column of a table, and
     "perplexity": "perplexity",
     "log_odds": "log_odds",
 }
-MADE_ON = ("device", "batch", "fingerprint")  # what a line says besides its recipe and its samples
+MADE_ON = ("device", "batch", "fingerprint", "samples_fingerprint")  # what a line says besides recipe and samples
 LINE_KEYS = (*PLAN_COLUMNS, *SAMPLE_VALUES.values(), *MADE_ON)  # what every line has
+
+
+def samples_fingerprint(
+    line: dict,  # with the values of a condition's samples
+) -> str:  # 16 hexadecimal digits
+    "A short name for what a condition's samples are."
+    return fingerprint({key: line[key] for key in SAMPLE_VALUES.values()})
 
 
 def read_conditions(
@@ -152,9 +171,8 @@ def _fault(line: dict) -> str:
     recipe = {key: value for key, value in line.items() if key not in {*SAMPLE_VALUES.values(), *MADE_ON}}
     if fingerprint(recipe) != line["fingerprint"]:
         return f"its recipe has the fingerprint {fingerprint(recipe)}, not {line['fingerprint']}"
-    no_lists = [key for key in SAMPLE_VALUES.values() if not isinstance(line[key], list)]
-    if no_lists or not all(isinstance(text, str) for text in line["samples"]):
-        return f"{', '.join(no_lists) or 'samples'} should be a list of one value for each sample"
+    if samples_fingerprint(line) != line["samples_fingerprint"]:
+        return f"its samples have the fingerprint {samples_fingerprint(line)}, not {line['samples_fingerprint']}"
     counts = {key: len(line[key]) for key in SAMPLE_VALUES.values()}
     wrong = {key: count for key, count in counts.items() if count != line["sample_count"]}
     return f"it should hold {line['sample_count']} samples, and holds {wrong}" if wrong else ""
@@ -184,20 +202,6 @@ def _missing(wanted: list[dict], path: Path) -> list[dict]:
     return [recipe for recipe in wanted if fingerprint(recipe) not in done]
 
 
-def _positions(tokenizer: PreTrainedTokenizerBase, conditions: list[dict]) -> int:
-    """
-    The most tokens that a row of some conditions can have: its prompt, its share of the prompt that is read once per
-    condition, its text and a continuation.
-    """
-    longest = 0
-    for recipe in conditions:
-        prompt = len(encode_prompt(tokenizer, recipe["prompt"], recipe["chat_template"], recipe["system"]))
-        sides = [len(encode_continuation(tokenizer, text)) for text in recipe["continuations"].values()]
-        own = prompt + recipe["max_new_tokens"] + max(sides, default=0)
-        longest = max(longest, own + math.ceil(prompt / recipe["sample_count"]))
-    return longest
-
-
 def _generate(
     sweep: Sweep, wanted: list[dict], missing: list[dict], path: Path, max_rows: int | None, batches: int | None
 ) -> None:
@@ -221,8 +225,8 @@ def _generate(
             new = [(recipe, result) for recipe, result in zip(batch, results) if recipe in missing]
             doses = [[recipe["direction"], recipe["alpha"]] for recipe in batch]
             for recipe, result in new:
-                made_on = {"device": device_name(device), "batch": doses, "fingerprint": fingerprint(recipe)}
-                append_line(path, recipe | result | made_on)
+                names = {"fingerprint": fingerprint(recipe), "samples_fingerprint": samples_fingerprint(result)}
+                append_line(path, recipe | result | {"device": device_name(device), "batch": doses} | names)
             append_line(path.with_name("timings.jsonl"), {"seconds": seconds, "tokens": len(batch) * tokens})
             progress.update(len(new) * tokens)
             if number == batches:

@@ -155,11 +155,10 @@ def in_halves(
     except RuntimeError as error:
         if len(items) == 1 or not is_out_of_memory(error):
             raise
-        result = None  # the halves are tried outside of this block, because the error holds on to the memory
-    if result is not None:
+    else:
         yield items, result
         return
-    torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # the error, which held on to the memory, is gone by now
     half = ceil(len(items) / 2)
     yield from in_halves(items[:half], work)
     yield from in_halves(items[half:], work)
