@@ -12,22 +12,22 @@ from steering_vectors import SteeringVector
 from empathy_probes.method.directions import random_direction
 from empathy_probes.method.residual_stream import find_blocks
 from empathy_probes.method.steering import encode_prompt, steer
+from empathy_probes.machine.batch import start
 from empathy_probes.machine.concepts import load_concept
-from empathy_probes.machine.generation import copy_rows, read_prompt, sample_tokens
+from empathy_probes.machine.generation import sample_tokens
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import load_preset
+from empathy_probes.machine.shared_prompts import Row
 
 ALPHAS, SAMPLES, TOKENS, LAYER = [-20, -10, -5, -3, 0, 3, 5, 10, 20], 5, 60, 15
 
 
 def one_batch(model, prompt, direction):
-    "All alphas and samples in one batch: the prompt is read once an alpha, rows continue copies of its cache."
-    pushes = torch.tensor(ALPHAS)[:, None] * direction
-    uniforms = torch.tensor(np.random.default_rng(0).random((len(ALPHAS) * SAMPLES, TOKENS)))
-    prompts = read_prompt(model, prompt, LAYER, pushes)
-    rows = [row for row in range(len(ALPHAS)) for _ in range(SAMPLES)]
-    cache = copy_rows(prompts, rows, len(prompt) - 1, room=TOKENS)
-    texts, _ = sample_tokens(model, cache, prompt[-1], LAYER, pushes[rows], uniforms, 0.7, end_ids=set())
+    "All alphas and samples in one batch: the prompt is read once up to the steered block, and from there once an alpha."
+    pushes = [{LAYER: np.float32(alpha) * direction.numpy()} for alpha in ALPHAS]
+    rows = [Row(prompt, push) for push in pushes for _ in range(SAMPLES)]
+    uniforms = torch.tensor(np.random.default_rng(0).random((len(rows), TOKENS)))
+    texts, _, _ = sample_tokens(start(model, rows, room=TOKENS), uniforms, 0.7)
     return sum(map(len, texts))
 
 

@@ -17,13 +17,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from empathy_probes.machine.batch import start
 from empathy_probes.machine.concepts import load_concept
-from empathy_probes.machine.generation import copy_rows, read_prompt, sample_tokens
+from empathy_probes.machine.generation import sample_tokens
 from empathy_probes.machine.memory import paper_configs
 from empathy_probes.machine.models import prepare_cuda
 from empathy_probes.machine.plan import conditions_of
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.resources import WORKSPACE, extraction_tokens
+from empathy_probes.machine.shared_prompts import Row
 from empathy_probes.machine.weights import byte_tokenizer, random_model
 from empathy_probes.method.activations import extract_batches
 from empathy_probes.method.directions import random_direction
@@ -84,19 +86,19 @@ def timed_steps(model: PreTrainedModel, conditions: int, repeats: int = 2) -> tu
     "Seconds of a step of writing, at its best, and the tokens that were written; every condition has its own push."
     device, layer = input_device(model), len(find_blocks(model)) // 2
     width = model.get_input_embeddings().embedding_dim
-    direction = torch.tensor(random_direction(width, "gpu check"), device=device)
-    pushes = torch.linspace(-1, 1, conditions, device=device)[:, None] * direction
-    owners = [condition for condition in range(conditions) for _ in range(SAMPLES)]
-    uniforms = torch.tensor(np.random.default_rng(0).random((len(owners), STEPS)), device=device)
+    direction = random_direction(width, "gpu check")
     prompt = [5 + number % 200 for number in range(PROMPT_TOKENS)]
+    pushes = [{layer: np.float32(strength) * direction} for strength in np.linspace(-1, 1, conditions)]
+    rows = [Row(prompt, push) for push in pushes for _ in range(SAMPLES)]
+    uniforms = torch.tensor(np.random.default_rng(0).random((len(rows), STEPS)))
     best = float("inf")
     for _ in range(repeats):
-        cache = copy_rows(read_prompt(model, prompt, layer, pushes), owners, len(prompt) - 1, room=STEPS)
+        batch = start(model, rows, room=STEPS)
         _wait(device)
-        start = time.perf_counter()
-        texts, _ = sample_tokens(model, cache, prompt[-1], layer, pushes[owners], uniforms, 0.7, set())
+        begin = time.perf_counter()
+        texts, _, _ = sample_tokens(batch, uniforms, 0.7)
         _wait(device)
-        best = min(best, (time.perf_counter() - start) / STEPS)
+        best = min(best, (time.perf_counter() - begin) / STEPS)
     return best, texts
 
 

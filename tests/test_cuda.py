@@ -14,7 +14,7 @@ from empathy_probes.machine.generation import check_steerable, kl_divergences, s
 from empathy_probes.machine.memory import fake_gpu, fake_model
 from empathy_probes.machine.plan import Sweep, recipes
 from empathy_probes.machine.presets import load_preset
-from empathy_probes.machine.sweep import generate_batch, group_conditions
+from empathy_probes.machine.sweep import generate_batch
 from empathy_probes.machine.weights import byte_tokenizer, random_model
 from empathy_probes.method.activations import extract_batches, token_norms
 from empathy_probes.method.directions import random_direction
@@ -53,13 +53,12 @@ def everything(model):
     for texts, values in extract_batches(model, byte_tokenizer(), TEXTS, [1, 3]):
         assert values.device.type == "cpu" and values.shape == (len(texts), 2, 3, 32)
     token_norms(model, byte_tokenizer(), TEXTS, [1, 3])
-    ids, push = [5, 6, 7, 8], torch.zeros(2, 32, device=input_device(model))
+    ids, push = [5, 6, 7, 8], {1: PROBES[0]}
     stream_norm(model, ids, 1)
-    kl_divergences(model, ids, [8, 9], 1, push)
+    kl_divergences(model, ids, [8, 9], [push, push])
     with project_out(model, [0, 1, 2, 3], torch.ones(32)):
         model(torch.tensor([ids], device=input_device(model)), use_cache=False)
-    asked, _, ablated, *_ = group_conditions(recipes(replace(SWEEP, baselines_at=1)))
-    for batch in [group_conditions(recipes(SWEEP))[0], asked, ablated]:
+    for batch in [recipes(SWEEP), recipes(replace(SWEEP, baselines_at=1))]:
         results = generate_batch(model, byte_tokenizer(), batch, SWEEP.vectors)
         assert [len(result["log_odds"]) for result in results] == [SMOKE.samples] * len(batch)
 
@@ -107,5 +106,5 @@ def test_half_precision_runs_and_a_batch_is_near_its_rows(family, dtype):
     for row, number in zip(together, order):
         [(_, alone)] = list(extract_batches(model, byte_tokenizer(), [TEXTS[number]], [1, 3]))
         torch.testing.assert_close(row, alone[0], rtol=0.02, atol=0.02)
-    for result in generate_batch(model, byte_tokenizer(), group_conditions(recipes(SWEEP))[0], SWEEP.vectors):
+    for result in generate_batch(model, byte_tokenizer(), recipes(SWEEP), SWEEP.vectors):
         assert np.isfinite(np.array(result["log_odds"] + [value for value in result["perplexity"] if value is not None])).all()

@@ -14,9 +14,11 @@ from empathy_probes.method.activations import extract
 from empathy_probes.method.directions import random_direction
 from empathy_probes.method.residual_stream import add_vectors, find_blocks, project_out, read_residual
 from empathy_probes.method.steering import encode_prompt, steer
-from empathy_probes.machine.generation import copy_rows, draw, log_odds, perplexities, read_prompt, sample_tokens
+from empathy_probes.machine.batch import Batch, start
+from empathy_probes.machine.generation import draw, log_odds, perplexities, sample_tokens
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import load_preset
+from empathy_probes.machine.shared_prompts import Row
 from empathy_probes.machine.weights import byte_tokenizer, empty_model, loaded_bytes, random_model
 from empathy_probes.machine import generation
 from empathy_probes.method import activations
@@ -40,11 +42,15 @@ def uniform_numbers(rows: int, steps: int = 10) -> torch.Tensor:
     return torch.tensor(np.random.default_rng(5).random((rows, steps)))
 
 
+def steered_rows(doses, pushes=PUSHES):
+    return [Row(PROMPT, {LAYER: pushes[dose].numpy()}) for dose in doses]
+
+
 def sample(model, doses, uniforms, temperature=1.0, end_ids=(), pushes=PUSHES):
-    "Steered texts with an ending: tokens, the cache afterwards, and where each text is in it."
-    cache = copy_rows(read_prompt(model, PROMPT, LAYER, pushes), doses, len(PROMPT) - 1, room=uniforms.shape[1])
-    texts, places = sample_tokens(model, cache, PROMPT[-1], LAYER, pushes[doses], uniforms, temperature, set(end_ids))
-    return texts, cache, places
+    "Steered texts: tokens, the batch afterwards, and where each text is in it."
+    batch = start(model, steered_rows(doses, pushes), room=uniforms.shape[1])
+    texts, places, _ = sample_tokens(batch, uniforms, temperature, end_ids)
+    return texts, batch, places
 
 
 @torch.inference_mode()
@@ -67,7 +73,7 @@ def test_a_batch_equals_its_rows_and_the_model_without_cache(model):
     assert len(set(map(tuple, texts))) == 4
 
 
-def test_each_alpha_reads_the_prompt_once_and_ended_rows_stop_costing(llama):
+def test_the_prompt_is_read_once_and_ended_rows_stop_costing(llama):
     doses, uniforms = [0, 0, 1, 1, 2, 2], uniform_numbers(6)
     full, _, _ = sample(llama, doses, uniforms)
     end = {full[0][2], full[3][6]}
@@ -77,7 +83,7 @@ def test_each_alpha_reads_the_prompt_once_and_ended_rows_stop_costing(llama):
     handle.remove()
     going_on = [sum(len(text) >= step for text in texts) for step in range(10)]
     assert going_on[0] == 6 and going_on[-1] < 6
-    assert fed == [(3, len(PROMPT) - 1)] + [(rows, 1) for rows in going_on if rows]
+    assert fed == [(1, len(PROMPT) - 1)] + [(rows, 1) for rows in going_on if rows]
 
 
 def test_every_row_and_every_token_is_steered(model):
@@ -139,11 +145,11 @@ def test_ended_rows_leave_the_others_alone(model):
     doses, uniforms = [0, 0, 1, 1, 2, 2], uniform_numbers(6)
     full, _, _ = sample(model, doses, uniforms)
     end = {full[0][2], full[3][6], full[5][0]}
-    texts, cache, places = sample(model, doses, uniforms, end_ids=end)
+    texts, batch, places = sample(model, doses, uniforms, end_ids=end)
     assert texts == [text[: next((i for i, token in enumerate(text) if token in end), len(text))] for text in full]
     assert len(set(map(len, texts))) > 2 and sorted(places) == list(range(6))
     sides = {"positive": PROMPT[:4], "negative": PROMPT[4:9]}
-    odds = log_odds(model, cache, places, PROMPT, texts, LAYER, PUSHES[doses], sides)
+    odds = log_odds(batch, places, texts, [sides] * 6)
     for text, dose, value in zip(texts, doses, odds):
         expected = [log_p(model, PUSHES[dose], [*PROMPT, *text], side) for side in sides.values()]
         assert value == pytest.approx(expected[0] - expected[1], abs=1e-4)
@@ -158,9 +164,9 @@ def log_p(model, push, before, tokens):
 
 def test_perplexity_is_that_of_the_unsteered_model(model, monkeypatch):
     texts = [PROMPT[:7], [], PROMPT[3:5], PROMPT[9:20]]
-    found = perplexities(model, PROMPT, texts)
+    found = perplexities(model, [PROMPT] * len(texts), texts)
     monkeypatch.setattr(generation, "LOGITS_AT_ONCE", 1)  # one text at a time
-    one_at_a_time = perplexities(model, PROMPT, texts)
+    one_at_a_time = perplexities(model, [PROMPT] * len(texts), texts)
     assert found[1] is one_at_a_time[1] is None
     for i in (0, 2, 3):
         expected = np.exp(-log_p(model, torch.zeros(WIDTH), PROMPT, texts[i]) / len(texts[i]))
@@ -176,20 +182,11 @@ def test_projected_out_directions_are_gone(model):
         assert values.shape == (2, len(PROMPT)) and values.abs().max() < 1e-4
 
 
-def test_the_cache_is_never_reallocated(model):
-    uniforms = uniform_numbers(2)
-    cache = copy_rows(read_prompt(model, PROMPT, LAYER, PUSHES), [0, 2], len(PROMPT) - 1, room=10)
-    before = [layer.all_keys.data_ptr() for layer in cache.layers]
-    sample_tokens(model, cache, PROMPT[-1], LAYER, PUSHES[[0, 2]], uniforms, 1.0, set())
-    assert [layer.all_keys.data_ptr() for layer in cache.layers] == before
-    assert cache.get_seq_length() == len(PROMPT) - 1 + 10
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_half_precision(dtype):
     model = random_model("llama", FAMILIES["llama"]).to(dtype)
-    texts, cache, _ = sample(model, [0, 1, 2], uniform_numbers(3))
-    assert cache.layers[0].all_keys.dtype == dtype and all(len(text) == 10 for text in texts)
+    texts, batch, _ = sample(model, [0, 1, 2], uniform_numbers(3))
+    assert {each.dtype for _, *kept in batch.own for each in kept} == {dtype} and all(len(text) == 10 for text in texts)
     with torch.inference_mode(), steer(model, LAYER, PUSHES[2], [0.0]):
         steered = model(torch.tensor([PROMPT])).logits
     assert steered.dtype == dtype
@@ -231,9 +228,9 @@ def test_a_model_that_is_spread_over_devices_has_no_device_of_its_own(kind, monk
 
     def read_and_steer(model):
         read = extract(model, byte_tokenizer(), texts, [0, LAYER, 2])
-        steered, cache, places = sample(model, [0, 1, 2], uniforms)
-        odds = log_odds(model, cache, places, PROMPT, steered, LAYER, PUSHES, {"positive": PROMPT[:4], "negative": PROMPT[4:9]})
-        return read, steered, odds, perplexities(model, PROMPT, steered)
+        steered, batch, places = sample(model, [0, 1, 2], uniforms)
+        odds = log_odds(batch, places, steered, [{"positive": PROMPT[:4], "negative": PROMPT[4:9]}] * 3)
+        return read, steered, odds, perplexities(model, [PROMPT] * 3, steered)
 
     expected = read_and_steer(model)
     decoder = next(name for name, module in model.named_children() if module is model.get_decoder())
@@ -267,31 +264,29 @@ def test_a_chat_template_does_not_double_the_first_token():
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
 
 
-def test_likelihoods_copy_a_part_of_the_cache_and_halve_it_when_memory_runs_out(llama, monkeypatch):
-    "A copy of the whole cache for either continuation would need more memory than all the steps before it."
-    doses, uniforms = [0, 0, 1, 1, 2, 2], uniform_numbers(6)
-    texts, cache, places = sample(llama, doses, uniforms)
-    sides = {"positive": PROMPT[:4], "negative": PROMPT[4:9]}
-    expected = log_odds(llama, cache, places, PROMPT, texts, LAYER, PUSHES[doses], sides)
-    copied, copy = [], generation.copy_rows
+def test_likelihoods_copy_some_rows_and_halve_them_when_memory_runs_out(llama, monkeypatch):
+    "A copy of all rows for both continuations could need more memory than all the steps before it."
+    texts, batch, places = sample(llama, [0, 0, 1, 1, 2, 2], uniform_numbers(6))
+    sides = [{"positive": PROMPT[:4], "negative": PROMPT[4:9]}] * 6
+    expected, copied, branch = log_odds(batch, places, texts, sides), [], Batch.branch
 
-    def small_memory(cache, rows, length, room):
+    def small_memory(batch, rows, *args, **options):
         copied.append(len(rows))
         if len(rows) > 2:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-        return copy(cache, rows, length, room)
+        return branch(batch, rows, *args, **options)
 
-    monkeypatch.setattr(generation, "copy_rows", small_memory)
-    one_row = sum(layer.all_keys[0].nbytes + layer.all_values[0].nbytes for layer in cache.layers)
+    monkeypatch.setattr(Batch, "branch", small_memory)
+    one_row = sum(each[:, 0].nbytes for _, *kept in batch.own for each in kept)
     monkeypatch.setattr(generation, "COPIED_AT_ONCE", 3 * one_row)
-    assert log_odds(llama, cache, places, PROMPT, texts, LAYER, PUSHES[doses], sides) == pytest.approx(expected, abs=1e-5)
-    assert copied == [3, 2, 1] * 4  # two times three texts, with one continuation and then with the other
+    assert log_odds(batch, places, texts, sides) == pytest.approx(expected, abs=1e-5)
+    assert copied == [3, 2, 1] * 4  # two times six texts
 
 
 def test_a_number_that_is_none_at_a_padding_position_spoils_nothing(llama):
     "In half precision a padding token may overflow, and a mask that multiplies keeps what is not a number."
     texts = [PROMPT[:7], PROMPT[9:20]]
-    expected = perplexities(llama, PROMPT, texts)
+    expected = perplexities(llama, [PROMPT] * len(texts), texts)
 
     def spoil_padding(block, inputs, output):
         output = output.clone()
@@ -300,13 +295,13 @@ def test_a_number_that_is_none_at_a_padding_position_spoils_nothing(llama):
         return output
 
     handle = llama.model.norm.register_forward_hook(spoil_padding)
-    assert perplexities(llama, PROMPT, texts) == expected
+    assert perplexities(llama, [PROMPT] * len(texts), texts) == expected
     handle.remove()
 
 
 def test_values_that_are_not_finite_are_none_and_the_others_stay(llama):
     texts = [PROMPT[:7], PROMPT[9:20]]
-    expected = perplexities(llama, PROMPT, texts)
+    expected = perplexities(llama, [PROMPT] * len(texts), texts)
 
     def spoil_first_row(block, inputs, output):
         output = output.clone()
@@ -314,7 +309,7 @@ def test_values_that_are_not_finite_are_none_and_the_others_stay(llama):
         return output
 
     handle = llama.model.norm.register_forward_hook(spoil_first_row)
-    found = perplexities(llama, PROMPT, texts)
+    found = perplexities(llama, [PROMPT] * len(texts), texts)
     handle.remove()
     assert found == [None, expected[1]]
 

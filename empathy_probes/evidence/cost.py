@@ -24,7 +24,7 @@ from ..machine.plan import Sweep, chosen_scenarios, conditions_of, recipes
 from ..machine.presets import ModelSpec, Preset
 from ..machine.resources import CPU_ROWS, TERMS, fit_cost, setting_terms
 from ..machine.study import Study
-from ..machine.sweep import generate_batch, group_conditions
+from ..machine.sweep import generate_batch
 
 # %% ../../nbs/evidence/08_cost.ipynb #8019c003
 TIMED_SAMPLES = [1, 5]  # of each condition
@@ -58,8 +58,9 @@ def time_batches(
     rows = []
     for number, (conditions, samples, new_tokens) in enumerate(timed_sizes(spec, study.seed)):
         sweep = _sweep_of_size(study, spec, samples, new_tokens, directions, tokenizer)
-        settings = group_conditions(recipes(sweep))
-        batch, vectors = settings[number % len(settings)][:conditions], sweep.vectors
+        every, size = recipes(sweep), len(conditions_of(spec))  # those of a layer and scenario stand together
+        first = size * (number % (len(every) // size))
+        batch, vectors = every[first : first + conditions], sweep.vectors
         start = time.perf_counter()
         generate_batch(model, tokenizer, batch, vectors)
         seconds = time.perf_counter() - start

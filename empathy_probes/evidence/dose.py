@@ -10,14 +10,12 @@ __all__ = ['BROKEN_COHERENCE', 'BROKEN_PERPLEXITY', 'effects_of_pushes', 'dose_e
 # %% ../../nbs/evidence/07_dose.ipynb #97e9624a
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import hmean
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..method.scoring import change_from_zero
-from ..method.residual_stream import input_device
 from ..method.steering import encode_prompt
 from ..machine.generation import kl_divergences, stream_norm
 from ..machine.models import shared_model
@@ -35,12 +33,11 @@ def effects_of_pushes(
     directions: list[np.ndarray],  # unit vectors [push], each [width]
 ) -> dict[str, list[float]]:  # norm_share (of the stream's length) and kl (nats per token) [push]
     "What each push is to a model: its relative length, and how far it moves the next-token prediction."
-    pushes = np.stack([strength * direction for strength, direction in zip(strengths, directions)])
-    pushes = torch.tensor(pushes, dtype=torch.float32, device=input_device(model))
+    pushes = [{layer: np.float32(strength) * direction} for strength, direction in zip(strengths, directions)]
     length = stream_norm(model, prompt_ids, layer)
     return {
         "norm_share": [abs(strength) / length for strength in strengths],
-        "kl": kl_divergences(model, prompt_ids, text_ids, layer, pushes),
+        "kl": kl_divergences(model, prompt_ids, text_ids, pushes),
     }
 
 # %% ../../nbs/evidence/07_dose.ipynb #c050beee

@@ -23,14 +23,14 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..method.activations import BATCH_TOKENS, extract_batches
-from ..method.residual_stream import input_device
 from ..method.texts import Concept
+from .batch import start
 from .concepts import DATA
 from .files import read_yaml
-from .generation import copy_rows, log_odds, perplexities, read_prompt, sample_tokens
+from .generation import log_odds, perplexities, sample_tokens
 from .plan import chosen_scenarios, conditions_of
 from .presets import Preset, block_indices
-
+from .shared_prompts import Row
 from .weights import byte_tokenizer
 
 # %% ../../nbs/machine/16_memory.ipynb #7699d1cc
@@ -208,23 +208,23 @@ def stage_peaks(
     finished("extraction", len(texts), text_tokens)
     conditions, samples = rows
     prompt = [0] * prompt_tokens
-    pushes = torch.zeros(conditions, model.get_input_embeddings().embedding_dim, device=input_device(model))
-    prompts = read_prompt(model, prompt, layer, pushes)
+    width = model.get_input_embeddings().embedding_dim
+    pushes = [np.float32(dose) * np.ones(width, np.float32) for dose in range(1, conditions + 1)]
+    rows = [Row(prompt, {layer: push}) for push in pushes for _ in range(samples)]
+    batch = start(model, rows, room=new_tokens)
     finished("prompt", conditions, prompt_tokens)
-    owners = [condition for condition in range(conditions) for _ in range(samples)]
-    cache, vectors = copy_rows(prompts, owners, prompt_tokens - 1, room=new_tokens), pushes[owners]
-    del prompts
-    uniforms = torch.zeros(len(owners), 2, dtype=torch.float64, device=pushes.device)
-    _, places = sample_tokens(model, cache, 0, layer, vectors, uniforms, temperature=0.7, end_ids=set())
-    finished("decoding", len(owners), prompt_tokens + new_tokens)
-    texts = [[0] * new_tokens] * len(owners)
+    uniforms = torch.zeros(len(rows), 2, dtype=torch.float64)
+    _, places, _ = sample_tokens(batch, uniforms, temperature=0.7)
+    finished("decoding", len(rows), prompt_tokens + new_tokens)
+    texts = [[0] * new_tokens] * len(rows)
+    batch.lengths = [length + new_tokens - 2 for length in batch.lengths]  # as if all of the tokens had been written
     continuations = {side: [0] * continuation_tokens for side in ("positive", "negative")}
-    log_odds(model, cache, places, prompt, texts, layer, vectors, continuations)
-    finished("log_odds", len(owners), prompt_tokens + new_tokens + continuation_tokens)
-    del cache
+    log_odds(batch, places, texts, [continuations] * len(rows))
+    finished("log_odds", len(rows), prompt_tokens + new_tokens + continuation_tokens)
+    del batch
     memory.restart()
-    perplexities(model, prompt, texts)
-    finished("perplexities", len(owners), prompt_tokens + new_tokens)
+    perplexities(model, [prompt] * len(rows), texts)
+    finished("perplexities", len(rows), prompt_tokens + new_tokens)
     return pd.DataFrame(found)
 
 # %% ../../nbs/machine/16_memory.ipynb #a2afd75c
