@@ -55,9 +55,11 @@ class StreamChanges:
     ) -> Tensor:  # [row, position, width]
         "The changed stream at a block's output."
         if block in self.pushes:
-            hidden = hidden + self.pushes[block][rows].to(hidden)[:, None]
+            self.pushes[block] = self.pushes[block].to(hidden.device)
+            hidden = hidden + self.pushes[block][rows].to(hidden.dtype)[:, None]
         if self.axes is not None:
-            axes = self.axes[rows].to(hidden.device)[:, :, None]
+            self.axes = self.axes.to(hidden.device)
+            axes = self.axes[rows][:, :, None]
             hidden = (hidden.float() - hidden.float() @ axes * axes.mT).to(hidden.dtype)
         return hidden
 

@@ -122,7 +122,7 @@ def device_name(
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 # %% ../../nbs/machine/04_resources.ipynb #a5872d1f
-CPU_ROWS = 64  # rows of a batch on the CPU at most; more are no faster there
+CPU_ROWS = 128  # rows of a batch on the CPU at most; more are hardly faster there
 LOGIT_BYTES = 16  # of a row, per vocabulary entry: the logits, and what drawing a token makes of them
 
 
