@@ -1,13 +1,15 @@
 """Steered sampling of 45 rows, beside one row at a time without a cache and one `generate` call per alpha with the library steering-vectors.
 
 python benchmarks/steering.py   (or: make bench)
-All run in this process on the same model, prompt and direction, and no text ends early. The baselines are timed on a part of the
-work, because the whole takes them many minutes; tokens per second are compared. The results are ratios; seconds depend on the machine.
+All run in this process on the same model, prompt and direction, and no text ends early: on SmolLM2, and on random weights as large
+as Qwen2.5-0.5B. The baselines are timed on a part of the work, because the whole takes them many minutes; tokens per second are
+compared. The results are ratios; seconds depend on the machine.
 """
 import numpy as np
 import torch
 from measure import matmul_rate, measure
 from steering_vectors import SteeringVector
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from empathy_probes.method.directions import random_direction
 from empathy_probes.method.residual_stream import find_blocks
@@ -20,6 +22,7 @@ from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.shared_prompts import Row
 
 ALPHAS, SAMPLES, TOKENS, LAYER = [-20, -10, -5, -3, 0, 3, 5, 10, 20], 5, 60, 15
+LARGER = AutoConfig.for_model("qwen2", hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True)
 
 
 def one_batch(model, prompt, direction):
@@ -62,13 +65,10 @@ def floor_seconds(model, rows):
     return 2 * weights * rows / matmul_rate(rows)
 
 
-def main():
-    spec = load_preset("mini").models["smollm2-135m"]
-    model, tokenizer = load_model(spec)
-    prompt = encode_prompt(tokenizer, load_concept("empathy").scenarios["the_protector"].prompt, spec.chat_template)
+def compare(model, title, prompt):
+    "Time the three ways on one model, and say what came out."
     direction = torch.tensor(random_direction(model.config.hidden_size, "benchmark"))
     rows = len(ALPHAS) * SAMPLES
-
     sample(model, prompt[:8], num_return_sequences=SAMPLES)  # warm up
     works = {
         "one row at a time, no cache (as released)": one_row,
@@ -78,11 +78,20 @@ def main():
     measured = {name: measure(lambda: work(model, prompt, direction)) for name, work in works.items()}
     rates = {name: each.result / each.seconds for name, each in measured.items()}
     ours = rates[name := list(works)[-1]]
-    print(f"steered sampling, {TOKENS} tokens after a prompt of {len(prompt)}, {spec.title}, {torch.get_num_threads()} threads")
+    print(f"steered sampling, {TOKENS} tokens after a prompt of {len(prompt)}, {title}, {torch.get_num_threads()} threads")
     for label, each in measured.items():
         print(f"  {label:46} {rates[label]:7.1f} tokens/s, peak {each.peak_mib:5.0f} MiB above the model; ours is {ours / rates[label]:5.1f} times faster")
     share = TOKENS * floor_seconds(model, rows) / measured[name].seconds
     print(f"  the matrix products of {rows} rows alone would take {share:.2f} of our time")
+
+
+def main():
+    spec = load_preset("mini").models["smollm2-135m"]
+    model, tokenizer = load_model(spec)
+    prompt = encode_prompt(tokenizer, load_concept("empathy").scenarios["the_protector"].prompt, spec.chat_template)
+    compare(model, spec.title, prompt)
+    torch.manual_seed(0)
+    compare(AutoModelForCausalLM.from_config(LARGER).eval(), "random weights as large as Qwen2.5-0.5B", prompt)
 
 
 if __name__ == "__main__":
