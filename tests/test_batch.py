@@ -1,14 +1,16 @@
 "Batches: rows that have nothing in common, in every family, each beside what the model says of its whole text."
 
+import gc
+import weakref
 from contextlib import ExitStack
 
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, LLAMA_LIKE
 from test_generation import PROMPT, PUSHES, WIDTH, steered_rows, uniform_numbers
 
 from empathy_probes.machine.batch import start
-from empathy_probes.machine.generation import sample_tokens
+from empathy_probes.machine.generation import check_steerable, sample_tokens
 from empathy_probes.machine.shared_prompts import Row, shares_prompts
 from empathy_probes.machine.weights import random_model
 from empathy_probes.method.directions import random_direction
@@ -69,3 +71,43 @@ def test_blocks_below_a_push_read_a_prompt_once(model):
     rows = [Row(PROMPT, {layer: push.numpy()}) for layer in (1, 2) for push in PUSHES for _ in range(3)]
     prompts = start(model, rows).prompts
     assert [len(keys) for keys, _ in prompts] == [1, 1, 3, 5]  # two pushes at block 1, two at block 2, and none
+
+
+def test_rows_that_stand_still_are_no_matter_to_the_others(model):
+    "Also if they are longer: a long prompt whose text has ended."
+    rows = [Row(PROMPT[:6]), Row(PROMPT[1:7]), Row(PROMPT)]
+    logits = start(model, rows).read([[7], [8]])
+    for row, token in enumerate([7, 8]):
+        expected = whole_text(model, rows[row], [*rows[row].prompt[:-1], token])[-1]
+        torch.testing.assert_close(logits[row, -1], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name, sizes", [("gpt_bigcode", FAMILIES["gpt2"]), ("diffllama", LLAMA_LIKE)])
+def test_a_family_that_does_more_in_its_attention_than_it_says_shares_no_prompts(name, sizes):
+    "The trial finds that out, and the numbers are right all the same."
+    model = random_model(name, sizes)
+    assert shares_prompts(model)
+    check_steerable(model)
+    assert not shares_prompts(model)
+    rows = steered_rows([0, 1, 2])
+    for row, logits in zip(rows, start(model, rows).read([[PROMPT[-1]]] * 3)):
+        torch.testing.assert_close(logits[-1], whole_text(model, row, PROMPT)[-1], rtol=1e-3, atol=1e-4)
+
+
+def test_nothing_holds_on_to_a_batch_or_its_model():
+    "The attention that a batch registers with transformers would keep both alive, and a second model would find no room."
+    model = random_model("llama", FAMILIES["llama"])
+    batch = start(model, steered_rows([0, 1]))
+    batch.read([[5], [6]])
+    held = [weakref.ref(model), weakref.ref(batch)]
+    del model, batch
+    gc.collect()
+    assert [each() for each in held] == [None, None]
+    assert "shared_prompts" not in str(random_model("llama", FAMILIES["llama"]).config._attn_implementation)
+
+
+def test_what_cannot_be_a_batch_says_so(llama):
+    with pytest.raises(ValueError, match="no rows to start with"):
+        start(llama, [])
+    with pytest.raises(ValueError, match="cannot keep fewer tokens than its prompt"):
+        start(llama, [Row(PROMPT)]).branch([0], [3])

@@ -277,7 +277,8 @@ def test_likelihoods_copy_some_rows_and_halve_them_when_memory_runs_out(llama, m
         return branch(batch, rows, *args, **options)
 
     monkeypatch.setattr(Batch, "branch", small_memory)
-    one_row = sum(each[:, 0].nbytes for _, *kept in batch.own for each in kept)
+    positions = 10 + 6  # of a text, and of the longer continuation behind its last token
+    one_row = positions * sum(each[:, 0, :, :1].nbytes for _, *kept in batch.own for each in kept)
     monkeypatch.setattr(generation, "COPIED_AT_ONCE", 3 * one_row)
     assert log_odds(batch, places, texts, sides) == pytest.approx(expected, abs=1e-5)
     assert copied == [3, 2, 1] * 4  # two times six texts

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from ..method.activations import pad_right
-from ..method.residual_stream import find_blocks, input_device, write_residual
+from ..method.residual_stream import change_blocks, find_blocks, input_device
 from .shared_prompts import Row, SharedRows, attend, prompt_attention, prompt_mask, prompt_owners
 from .shared_prompts import replaced_attention, shares_prompts
 
@@ -67,9 +67,9 @@ class StreamChanges:
 class _OwnTokens(DynamicLayer):
     "The cache of one block, as transformers calls it: a view of a batch's own keys and values."
 
-    def __init__(self, batch: "Batch", block: int):
+    def __init__(self, batch: "Batch", block: int, rows: int):
         super().__init__()
-        self.batch, self.block, self.is_initialized = batch, block, True
+        self.batch, self.block, self.rows, self.is_initialized = batch, block, rows, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         "Write new keys and values behind those of the first rows; the keys and values of these rows."
@@ -85,8 +85,8 @@ class _OwnTokens(DynamicLayer):
         return tuple(found)
 
     def get_seq_length(self) -> int:
-        "The most tokens that a row has of its own."
-        return max(self.batch.lengths)
+        "The most tokens that one of the rows has of its own."
+        return max(self.batch.lengths[: self.rows])
 
 # %% ../../nbs/machine/09_batch.ipynb #e6cd1807
 @dataclass
@@ -101,6 +101,7 @@ class Batch:
     own: list[tuple[list[int], Tensor, Tensor]]  # blocks of a kind, keys and values [block, row, head, position, width]
 
     def __post_init__(self):
+        self.blocks = find_blocks(self.model)
         self.changes = StreamChanges(self.rows)
         self.order = list(range(len(self.rows)))  # which row of `changes` each row is
         self.tables = {}  # which rows share which prompts, as long as no row changes places
@@ -123,15 +124,15 @@ class Batch:
         self._make_room(max(self.lengths[:count]) + new)
         options, blocks = {}, len(self.prompts)
         with ExitStack() as stack:
-            for block in filter(self.changes.at, range(blocks)):
-                stack.enter_context(write_residual(self.model, [block], self._change(block, count)))
+            changed = filter(self.changes.at, range(blocks))
+            stack.enter_context(change_blocks({self.blocks[block]: self._change(block, count) for block in changed}))
             if shares_prompts(self.model):
                 places = torch.tensor([sum(both) for both in zip(self.prompt_lengths, self.lengths)][:count])
                 places = places[:, None] + torch.arange(new)
                 stack.enter_context(self._shared_attention(places))
                 options["position_ids"] = places.to(input_device(self.model))
             ids = pad_right(tokens, 0)[0].to(input_device(self.model))
-            cache = Cache(layers=[_OwnTokens(self, block) for block in range(blocks)])
+            cache = Cache(layers=[_OwnTokens(self, block, count) for block in range(blocks)])
             logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options).logits
         self.lengths[:count] = [length + len(more) for length, more in zip(self.lengths, tokens)]
         return logits
@@ -142,10 +143,15 @@ class Batch:
         positions: list[int] | None = None,  # how many tokens each keeps, its prompt included; all if not given
         room: int = 0,  # how many tokens behind those a row will have
     ) -> "Batch":
-        "A batch that goes on from some rows of this one. Their own tokens are copied, prompts are not."
+        """
+        A batch that goes on from some rows of this one. Their own tokens are copied, prompts are not.
+        Raises `ValueError` if a row would keep less than its prompt.
+        """
         lengths = [self.lengths[row] for row in rows]
         if positions is not None:
             lengths = [kept - self.prompt_lengths[row] for row, kept in zip(rows, positions)]
+            if min(lengths) < 0:
+                raise ValueError("a row cannot keep fewer tokens than its prompt has without the last one")
         used, own = max(lengths), []
         for blocks, *kept in self.own:
             copies = []
@@ -235,8 +241,11 @@ def start(
     rows: list[Row],
     room: int = 1,  # how many tokens of its own a row will have; more are possible, but then rows are moved
 ) -> Batch:
-    "Read the prompts of some rows up to their last token, each of them once."
-    shared, blocks = shares_prompts(model), len(find_blocks(model))
+    "Read the prompts of some rows up to their last token, each of them once. Raises `ValueError` if there are no rows."
+    if not rows:
+        raise ValueError("there are no rows to start with")
+    shared, modules = shares_prompts(model), find_blocks(model)
+    blocks = len(modules)
     owners, changes = prompt_owners(rows, blocks, shared), StreamChanges(rows)
     of_prompt = [[numbers.index(prompt) for prompt in range(max(numbers) + 1)] for numbers in owners]  # one of its rows
     cache, prompts = Cache(layers=[DynamicLayer() for _ in range(blocks)]), [None] * blocks
@@ -252,9 +261,8 @@ def start(
         return lambda hidden: changes.apply(block, hidden[parents], of_prompt[block + 1])
 
     with ExitStack() as stack:
-        for block in range(blocks):
-            if changes.at(block) or owners[block] is not owners[block + 1]:
-                stack.enter_context(write_residual(model, [block], change(block)))
+        changed = [block for block in range(blocks) if changes.at(block) or owners[block] is not owners[block + 1]]
+        stack.enter_context(change_blocks({modules[block]: change(block) for block in changed}))
         ids = pad_right([rows[row].prompt[:-1] for row in of_prompt[0]], 0)[0].to(input_device(model))
         options = {"position_ids": torch.arange(ids.shape[1], device=ids.device)[None]} if shared else {}
         if shared:

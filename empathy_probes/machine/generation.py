@@ -9,6 +9,7 @@ __all__ = ['CHUNK', 'LARGEST_DIFFERENCE', 'LOGITS_AT_ONCE', 'COPIED_AT_ONCE', 'd
 # %% ../../nbs/machine/10_generation.ipynb #91cad756
 import math
 from collections.abc import Collection
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from torch.nn.functional import kl_div, pad
 from transformers import PreTrainedModel
 
 from ..method.activations import in_halves, is_out_of_memory, pad_right
-from ..method.residual_stream import input_device, read_residual
+from ..method.residual_stream import add_vectors, find_blocks, input_device, read_residual
 from ..method.steering import highest_logits
 from .batch import Batch, start
-from .shared_prompts import Row
+from .shared_prompts import Row, shares_prompts, stop_sharing
 
 # %% ../../nbs/machine/10_generation.ipynb #6ffc65bc
 CHUNK = 256  # vocabulary entries that are summed at once
@@ -90,27 +91,45 @@ def check_steerable(
 ) -> None:
     """
     Raise `ValueError` for a model that does not predict in a batch what it predicts of a whole text, and
-    `FloatingPointError` for one whose predictions are not numbers.
+    `FloatingPointError` for one whose predictions are not numbers. If it does so only while no prompts are shared,
+    they are not from now on.
     """
-    texts, device = [list(range(3, 9)), list(range(5, 10))], input_device(model)
-    whole = [model(torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float() for ids in texts]
+    push = np.resize(np.float32([1, -1]), model.get_input_embeddings().embedding_dim)
+    texts, pushes = [list(range(3, 9))] * 2 + [list(range(5, 10))], [{}, {len(find_blocks(model)) // 2: push}, {}]
+    rows = [Row(ids[:-2], push) for ids, push in zip(texts, pushes)]
+    whole = [_last_logits(model, ids, row) for ids, row in zip(texts, rows)]
     highest_logits(torch.stack(whole))
+    why = _trial(model, texts, rows, whole)
+    if why and shares_prompts(model):
+        stop_sharing(model)
+        why = _trial(model, texts, rows, whole)
+    if why:
+        what = f"{type(model).__name__} can be read but not steered: it does not keep keys and values alone ({why})"
+        raise ValueError(f"{what}; say 'steering_layers: []' in its entry to probe it without steering")
+
+
+def _last_logits(model: PreTrainedModel, ids: list[int], row: Row) -> Tensor:
+    "The prediction after a whole text under a row's pushes [vocabulary]."
+    with ExitStack() as stack:
+        for layer, push in row.pushes.items():
+            vectors = torch.tensor(push[None], device=input_device(model))
+            stack.enter_context(add_vectors(model, layer, vectors))
+        return model(torch.tensor([ids], device=input_device(model)), use_cache=False).logits[0, -1].float()
+
+
+def _trial(model: PreTrainedModel, texts: list[list[int]], rows: list[Row], whole: list[Tensor]) -> str:
+    "What is wrong with the predictions after the same texts in a batch; empty if nothing is."
     try:
-        batch = start(model, [Row(ids[:-2]) for ids in texts])
+        batch = start(model, rows)
         for place in (-3, -2, -1):
             found = batch.read([[ids[place]] for ids in texts])[:, -1].float()
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        why = f"{type(error).__name__}: {error}"
-    else:
-        spread = [(expected - expected.mean()).norm() for expected in whole]
-        difference = max(((one - other).norm() / size).item() for one, other, size in zip(found, whole, spread))
-        if difference < LARGEST_DIFFERENCE:
-            return
-        why = f"predictions differ by {difference:.2g} of their spread"
-    what = f"{type(model).__name__} can be read but not steered: it does not keep keys and values alone ({why})"
-    raise ValueError(f"{what}; say 'steering_layers: []' in its entry to probe it without steering")
+        return f"{type(error).__name__}: {error}"
+    spread = [(expected - expected.mean()).norm() for expected in whole]
+    difference = max(((one - other).norm() / size).item() for one, other, size in zip(found, whole, spread))
+    return "" if difference < LARGEST_DIFFERENCE else f"predictions differ by {difference:.2g} of their spread"
 
 # %% ../../nbs/machine/10_generation.ipynb #a6457359
 LOGITS_AT_ONCE = 1 << 27  # numbers; 512 MiB in float32
@@ -126,7 +145,8 @@ def log_likelihoods(
 ) -> list[float]:  # nats; 0 for a text without further tokens
     "Sum of log p of each text's tokens after its first one."
     longest = max(map(len, texts))
-    copied = sum(each[:, 0].nbytes for _, *kept in batch.own for each in kept)
+    kept = max(position - batch.prompt_lengths[row] for row, position in zip(rows, positions)) + longest
+    copied = kept * sum(each[:, 0, :, :1].nbytes for _, *states in batch.own for each in states)
     logits = longest * batch.model.config.get_text_config().vocab_size
     at_once = max(1, min(LOGITS_AT_ONCE // logits, COPIED_AT_ONCE // copied))
 
