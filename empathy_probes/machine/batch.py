@@ -111,7 +111,9 @@ class Batch:
         block: int,
     ) -> tuple[Tensor, Tensor]:  # [row, head, position, width]
         "The keys and values of the rows' own tokens at a block."
-        return next((keys[i.index(block)], values[i.index(block)]) for i, keys, values in self.own if block in i)
+        blocks, keys, values = next(kind for kind in self.own if block in kind[0])
+        return keys[blocks.index(block)], values[blocks.index(block)]
+
     @torch.inference_mode()
     def read(
         self,
