@@ -1,11 +1,16 @@
 "Families of models that keep something else than keys and values, or whose blocks put out something else than one stream."
 
+from weakref import WeakSet
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from conftest import FAMILIES, LLAMA_LIKE
 
+from empathy_probes.evidence.dose import dose_effects
+from empathy_probes.machine import shared_prompts
 from empathy_probes.machine.generation import check_steerable
 from empathy_probes.machine.presets import PresetError
 from empathy_probes.machine.study import open_study, read_split, run_sweep, steering_plan
@@ -138,3 +143,16 @@ def test_a_tokenizers_own_end_token_ends_a_text(tmp_path):
     study = open_study(folder_preset(tmp_path, model, alphas=[0], max_new_tokens=300))
     samples = load_generations(run_sweep(study, study.models[0]))
     assert samples.tokens.min() < 300  # one token of 259 ends a text
+
+
+def test_a_finished_sweep_is_read_by_a_model_that_has_been_tried_too(tmp_path, monkeypatch):
+    "This family cannot share prompts, which the trial finds out; another process than that of the sweep has to try it as well."
+    random = {"model_type": "diffllama", "seed": 0, "config": LLAMA_LIKE}
+    values = {"random": random, "blocks": 4, "layers": [1, 2], "steering_layers": [2], "alphas": [-1, 0, 1], "max_new_tokens": 4}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump({"concept": "empathy", "samples": 2, "models": {"local": values}}))
+    study = open_study({"preset": str(tmp_path / "one.yaml"), "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")})
+    run_sweep(study, study.models[0])
+    expected = dose_effects(study, study.models[0])
+    monkeypatch.setattr(shared_prompts, "_unshared", WeakSet())  # as in a new process
+    pd.testing.assert_frame_equal(dose_effects(study, study.models[0]), expected)
+    assert len(shared_prompts._unshared) == 1

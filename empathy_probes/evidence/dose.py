@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ..method.scoring import change_from_zero
 from ..method.steering import encode_prompt
-from ..machine.generation import kl_divergences, stream_norm
+from ..machine.generation import check_steerable, kl_divergences, stream_norm
 from ..machine.models import shared_model
 from ..machine.presets import ModelSpec
 from ..machine.study import Study, model_sweep, read_probes, run_sweep, steering_plan
@@ -50,6 +50,7 @@ def dose_effects(
     samples = load_generations(run_sweep(study, spec), table)
     vectors = model_sweep(study, spec).vectors
     model, tokenizer = shared_model(spec, study.preset.device)
+    check_steerable(model)  # a finished sweep has not tried this model, and the trial says how it can be steered
     rows = []
     settings = table.groupby(["layer", "scenario"], sort=False)
     for (layer, name), conditions in tqdm(settings, desc=f"{spec.title}, doses", unit="setting"):

@@ -140,7 +140,7 @@ def position_bytes(
 
 def rows_that_fit(
     model: PreTrainedModel,  # loaded, so that what is free is free for a batch
-    positions: int,  # of a row at most: prompt, new tokens and continuation
+    positions: int,  # that a row takes at most: new tokens, continuation, and its share of the prompt
 ) -> int:  # 1 at least
     "How many rows a batch may have: as many as the free memory of every device holds, on the CPU `CPU_ROWS` at most."
     logits = model.config.get_text_config().vocab_size * LOGIT_BYTES

@@ -11,6 +11,7 @@ __all__ = ['NAMES', 'SAMPLE_VALUES', 'MADE_ON', 'LINE_KEYS', 'CONDITION_COLUMNS'
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,8 @@ def generate_batch(
         "perplexity": [found[i] for i in range(len(rows))],
         "log_odds": odds,
     }
-    ends = np.cumsum([recipe["sample_count"] for recipe in conditions]).tolist()
-    return [{key: values[i:j] for key, values in results.items()} for i, j in zip([0, *ends], ends)]
+    bounds = np.cumsum([0, *(recipe["sample_count"] for recipe in conditions)]).tolist()
+    return [{key: values[i:j] for key, values in results.items()} for i, j in pairwise(bounds)]
 
 
 def _odds(
