@@ -17,9 +17,9 @@ import torch
 
 from .parameters import preset_file, project_root, read_manifest
 from .resources import device_name
+from .sources import weights_identity
 from .store import replace_file
 from .study import Study
-from .weights import weights_identity
 
 # %% ../../nbs/machine/14_manifest.ipynb #2450bad1
 def _versions() -> dict[str, str]:

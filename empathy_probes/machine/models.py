@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrain
 from ..method.residual_stream import find_blocks
 from .presets import ModelSpec, PresetError
 from .resources import WAYS_OUT, ResourceError, check_resources
-from .weights import WeightsError, byte_tokenizer, load_fitting, model_source, own_attention
-from .weights import random_model, weights_identity
+from .sources import WeightsError, weights_identity
+from .weights import byte_tokenizer, load_fitting, model_source, own_attention, random_model
 
 # %% ../../nbs/machine/05_models.ipynb #75e8606a
 def load_tokenizer(

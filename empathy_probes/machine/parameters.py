@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'ParameterError', 'check_injected', 'check_types', 'project_root', 'concept_label', 'run_place',
-           'chosen_models', 'read_manifest', 'check_preset_file', 'preset_file']
+           'chosen_models', 'read_manifest', 'check_preset_file', 'preset_file', 'Asked', 'read_parameters', 'Study',
+           'find_study']
 
 # %% ../../nbs/machine/12_parameters.ipynb #53aee6bb
 import ast
@@ -12,14 +13,17 @@ import hashlib
 import json
 import os
 import re
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import empathy_probes
 
 from ..method.texts import Concept
 from .concepts import DATA
-from .presets import ModelSpec, Preset, PresetError
-from .released import RELEASED
+from .presets import ModelSpec, Preset, PresetError, chosen_scenarios, load_preset, select_models
+from .released import RELEASED, open_concept
 
 # %% ../../nbs/machine/12_parameters.ipynb #81675f06
 PARAMETERS = {  # of every section notebook, with their defaults
@@ -145,3 +149,82 @@ def preset_file(
 ) -> str:  # relative to the project, so that both can be moved together
     "Where a preset's file is, for the manifest."
     return os.path.relpath(preset.path, project_root())
+
+# %% ../../nbs/machine/12_parameters.ipynb #202f3e88
+class Asked(NamedTuple):
+    "What parameters name, before anything is opened."
+    values: dict  # of all `PARAMETERS`
+    preset: Preset
+    models: list[ModelSpec]  # chosen from it
+
+
+def read_parameters(
+    parameters: dict,  # a section notebook's `globals()`, or any of `PARAMETERS`
+) -> Asked:
+    "Check parameters, and read the preset that they name. Raises `ParameterError` or `PresetError`."
+    values = {name: parameters.get(name, default) for name, default in PARAMETERS.items()}
+    check_injected(parameters.get("In", []), values)
+    check_types(values)
+    preset = load_preset(values["preset"])
+    if not (values["concept"] or preset.concept):
+        way_out = "add 'concept:' to it, or name one with -p concept (snakemake: --config concept=)"
+        raise ParameterError(f"the preset {preset.name!r} names no concept; {way_out}")
+    return Asked(values, preset, select_models(preset, values["models"]))
+
+# %% ../../nbs/machine/12_parameters.ipynb #e635603d
+@dataclass(frozen=True)
+class Study:
+    "A preset, the models chosen from it, a concept, and where results go."
+    preset: Preset
+    models: list[ModelSpec]
+    concept: Concept
+    runs: Path  # what can be made again: activations, probes, executed notebooks
+    figures: Path  # tables and figures of these models
+    seed: int
+    started: float = field(default_factory=time.monotonic)  # seconds, on a clock that is never set back
+
+    @property
+    def data(self) -> str:
+        "Which texts are used: the concept's name and the beginning of their SHA-256."
+        return f"{self.concept.name} {self.concept.sha256[:12]}"
+
+    @property
+    def selection(self) -> str:
+        "The study's models as `-p models` names them; empty for all of the preset's."
+        return chosen_models(self.preset, self.models)
+
+    @property
+    def titles(self) -> dict[str, str]:
+        "The title of every model of the preset, by its key."
+        return {key: spec.title for key, spec in self.preset.models.items()}
+
+    def folder(
+        self,
+        spec: ModelSpec,  # one of the study's models
+    ) -> Path:  # inside `runs`
+        "Where a model's activations, probes and generations are kept."
+        return self.runs / spec.key
+
+# %% ../../nbs/machine/12_parameters.ipynb #88fcaccc
+def find_study(
+    asked: Asked,  # from `read_parameters`
+) -> Study:
+    "Open the concept and find the folders. Raises `ConceptError`, `ReleasedDataError` or `PresetError`."
+    values, preset, models = asked
+    concept = open_concept(values["concept"] or preset.concept)
+    place = run_place(preset, concept, values["seed"])
+    runs, figures = (project_root() / values[name] / place for name in ("runs", "figures"))
+    check_preset_file(preset, runs)
+    selection = chosen_models(preset, models)
+    if selection:
+        figures = figures / f"models={selection}"
+    return Study(_with_scenarios_of(concept, preset), models, concept, runs, figures, values["seed"])
+
+
+def _with_scenarios_of(concept: Concept, preset: Preset) -> Preset:
+    "A preset that steers all scenarios of a concept if it was written for another one and names none of them."
+    other = preset.concept and concept_label(preset.concept) != concept_label(concept.folder)
+    if other and not set(preset.scenarios) & set(concept.scenarios):
+        preset = replace(preset, scenarios=[])
+    chosen_scenarios(preset, concept)
+    return preset

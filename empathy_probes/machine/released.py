@@ -18,8 +18,8 @@ from tqdm import tqdm
 from ..method.texts import Concept
 from .concepts import DATA, load_concept
 from .files import read_yaml
+from .sources import cache_folder
 from .store import replace_file
-from .weights import cache_folder
 
 # %% ../../nbs/machine/11_released.ipynb #99d46df1
 class ReleasedDataError(RuntimeError):

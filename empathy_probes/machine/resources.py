@@ -27,9 +27,10 @@ from transformers import PreTrainedModel
 from ..method.residual_stream import input_device
 from ..method.texts import Concept
 from .concepts import DATA
-from .plan import chosen_scenarios, conditions_of
-from .presets import ModelSpec, Preset, PresetError
-from .weights import empty_model, hub_commit, loaded_bytes, random_model
+from .plan import conditions_of
+from .presets import ModelSpec, Preset, PresetError, chosen_scenarios
+from .sources import hub_commit
+from .weights import empty_model, loaded_bytes, random_model
 
 # %% ../../nbs/machine/04_resources.ipynb #1fc259c4
 WORKSPACE = 2 << 30  # bytes of a GPU beside the weights: CUDA itself, activations, keys and values of a small batch

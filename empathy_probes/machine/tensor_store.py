@@ -23,8 +23,8 @@ from ..method.directions import METHODS
 from .generation import check_steerable
 from .models import load_tokenizer, shared_model
 from .presets import ModelSpec, Preset, block_indices
+from .sources import weights_identity
 from .store import replace_file
-from .weights import weights_identity
 
 # %% ../../nbs/machine/07_tensor_store.ipynb #6be36bc1
 def activation_keys(
