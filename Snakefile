@@ -10,18 +10,19 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
+from empathy_probes.machine.parameters import find_study, read_parameters
 from empathy_probes.machine.presets import select_models
-from empathy_probes.machine.resources import extraction_tokens, job_needs, sweep_tokens
+from empathy_probes.machine.sources import weights_identity
 from empathy_probes.machine.store import fingerprint
-from empathy_probes.machine.study import open_study
-from empathy_probes.machine.weights import weights_identity
 
 PARAMETERS = {"preset": config.get("preset") or "mini", "concept": config.get("concept") or ""}
-STUDY = open_study(PARAMETERS)
+STUDY = find_study(read_parameters(PARAMETERS))
 PRESET, MODELS = STUDY.preset, list(STUDY.preset.models)
 RUNS, FIGURES = os.path.relpath(STUDY.runs), os.path.relpath(STUDY.figures)
 RELEASED = any(spec.released for spec in STUDY.models)
 SPLIT = config.get("split_layers", False)
+if SPLIT:  # only what a job asks of a cluster is counted on models, for which PyTorch and transformers are imported: five seconds
+    from empathy_probes.machine.resources import extraction_tokens, job_needs, sweep_tokens
 THREADS = config["threads"] if "threads" in config else workflow.cores  # of a job that runs a model
 
 # What every section depends on besides its notebook: the library and its data, and the preset, the texts and the weights.

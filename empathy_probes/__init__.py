@@ -2,12 +2,27 @@
 
 __version__ = "0.1.0"
 
-from .machine.concepts import load_concept
-from .machine.models import load_model
-from .machine.presets import load_preset
-from .method.activations import extract
-from .method.detection import auroc, separation
-from .method.directions import mean_difference, project
-from .method.residual_stream import find_blocks
-from .method.steering import generate, steer
-from .method.texts import labelled_texts
+from importlib import import_module
+
+_PLACES = {
+    "auroc": "method.detection",
+    "extract": "method.activations",
+    "find_blocks": "method.residual_stream",
+    "generate": "method.steering",
+    "labelled_texts": "method.texts",
+    "load_concept": "machine.concepts",
+    "load_model": "machine.models",
+    "load_preset": "machine.presets",
+    "mean_difference": "method.directions",
+    "project": "method.directions",
+    "separation": "method.detection",
+    "steer": "method.steering",
+}
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str) -> object:
+    "One of the names, imported when it is asked for: some bring PyTorch and transformers with them, which takes five seconds."
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

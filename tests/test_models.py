@@ -21,7 +21,8 @@ from empathy_probes.machine.concepts import load_concept
 from empathy_probes.machine.models import give_back, load_model, load_tokenizer, shared_model
 from empathy_probes.machine.presets import ModelSpec, PresetError, load_preset
 from empathy_probes.machine.resources import ResourceError
-from empathy_probes.machine.weights import WeightsError, byte_tokenizer, empty_model, loaded_bytes, random_model
+from empathy_probes.machine.sources import WeightsError
+from empathy_probes.machine.weights import byte_tokenizer, empty_model, loaded_bytes, random_model
 from empathy_probes.machine import models
 
 SMOKE = load_preset("smoke")

@@ -5,6 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import written
+
+from empathy_probes.machine import resources
+from empathy_probes.machine.presets import load_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 SPECIFICATION = importlib.util.spec_from_file_location("prepare", ROOT / "scripts/prepare.py")
@@ -53,6 +57,18 @@ def test_a_pytorch_that_is_installed_already_is_the_one_that_counts(monkeypatch,
     assert prepare._driver_fault() == ""
     pretend_driver(monkeypatch, 11040)
     assert "up to CUDA 11.4, while PyTorch 2.13.0 is one of CUDA 12.6" in prepare._driver_fault()
+
+
+def test_resources_are_asked_for_wherever_something_can_be_short(monkeypatch, tmp_path):
+    "On a CPU these are packed weights, for which there must be bitsandbytes."
+    asked = []
+    monkeypatch.setattr(resources, "shortage", lambda specs, device: asked.append(device) or "short")
+    hub = load_preset("paper").models["phi-3-mini-4k"].hub
+    for load_in_8bit, device, short in [(False, "cpu", ""), (True, "cpu", "short"), (False, "cuda", "short")]:
+        models = {"phi": {"hub": hub, "blocks": 32, "layers": [8], "load_in_8bit": load_in_8bit}}
+        preset = written(tmp_path / "mine.yaml", device=device, models=models)
+        assert prepare.resources(preset) == short
+    assert asked == ["cpu", "cuda"]
 
 
 def test_a_driver_that_does_not_answer_is_said(monkeypatch):

@@ -7,12 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from empathy_probes.machine import resources
-from empathy_probes.machine import weights
+from empathy_probes.machine import resources, sources, weights
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
 from empathy_probes.machine.resources import ResourceError, check_resources, shortage
-from empathy_probes.machine.weights import hub_commit
+from empathy_probes.machine.sources import hub_commit
 
 SMOKE = load_preset("smoke")
 PAPER = load_preset("paper")
@@ -22,7 +21,7 @@ TINY = SMOKE.models["tiny-llama"]
 def test_cuda_that_is_not_there_is_an_error_before_anything_is_fetched(monkeypatch):
     "A silent fall back to the CPU would run for days."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(weights, "hf_hub_download", None)
+    monkeypatch.setattr(sources, "hf_hub_download", None)
     monkeypatch.setattr(weights, "model_source", None)
     with pytest.raises(ResourceError, match="'cuda', but PyTorch sees no CUDA device"):
         load_model(TINY, "cuda")

@@ -130,6 +130,18 @@ def test_a_killed_run_leaves_no_lock_and_all_figures(project):
     assert "contrastive_dataset" in project.run(*look)[1]
 
 
+def test_what_is_stale_is_seen_without_importing_pytorch(project):
+    "To import it with transformers takes longer than all the rest of a `make reproduce` that has nothing to do."
+    for name in ("torch", "transformers", "scipy", "sklearn"):
+        (project.folder / f"{name}.py").write_text("raise RuntimeError('this is slow')")
+    code, said = project.run(*project.snakemake("-n", "--quiet", "rules"))
+    assert code == 0 and "contrastive_dataset" in said, said
+    for step in ("resources", "weights"):
+        assert project.run(sys.executable, "scripts/prepare.py", step, "smoke") == (0, "")
+    code, said = project.run(*project.snakemake("split_layers=true", "-n"))  # what is asked of a cluster needs it
+    assert code != 0 and "this is slow" in said
+
+
 def test_changed_texts_and_weights_are_stale(project, tmp_path):
     "Also if they came by `cp -p`, with an old time."
     entry = {key: value for key, value in SMOKE["models"]["tiny-gpt2"].items() if key != "random"}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from empathy_probes.machine.study import PARAMETERS
+from empathy_probes.machine.parameters import PARAMETERS
 
 SECTIONS = Path(__file__).resolve().parents[1] / "nbs/sections"
 NOTEBOOKS = sorted(SECTIONS.glob("*.ipynb"))

@@ -17,8 +17,9 @@ from empathy_probes.method.activations import extract
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
 from empathy_probes.machine.tensor_store import activations, add_to_store, load_probes, load_store, save_probes
-from empathy_probes.machine.weights import folder_files, random_model, weights_identity
-from empathy_probes.machine import tensor_store, weights
+from empathy_probes.machine.sources import folder_files, weights_identity
+from empathy_probes.machine.weights import random_model
+from empathy_probes.machine import sources, tensor_store
 
 SMOKE = load_preset("smoke")
 SPEC = SMOKE.models["tiny-llama"]
@@ -273,8 +274,8 @@ def local_model(folder, tokenizer, loud_block: int | None = None) -> ModelSpec:
 def test_weights_in_a_folder_are_hashed_once_and_not_for_every_text(tmp_path, tokenizer, monkeypatch):
     "Hashing the 15 GB of a real model takes longer than reading a text with it."
     spec = local_model(tmp_path / "model", tokenizer)
-    original, hashed = weights.pooch.file_hash, []
-    monkeypatch.setattr(weights.pooch, "file_hash", lambda path: hashed.append(path) or original(path))
+    original, hashed = sources.pooch.file_hash, []
+    monkeypatch.setattr(sources.pooch, "file_hash", lambda path: hashed.append(path) or original(path))
     activations(SMOKE, spec, TEXTS, tmp_path)
     assert sorted(hashed) == folder_files(spec)
 

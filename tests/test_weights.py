@@ -16,12 +16,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from conftest import CONFIGS, FAMILIES
 from safetensors.torch import load_file, save_file
 
-from empathy_probes.machine import weights
+from empathy_probes.machine import sources, weights
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
+from empathy_probes.machine.sources import WeightsError, folder_files, hub_commit, weights_identity
 from empathy_probes.machine.tensor_store import activation_keys
-from empathy_probes.machine.weights import WeightsError, byte_tokenizer, converted_folder, folder_files, hub_commit, join_checked
-from empathy_probes.machine.weights import load_fitting, random_model, weights_identity
+from empathy_probes.machine.weights import byte_tokenizer, converted_folder, join_checked, load_fitting, random_model
 
 PARTS = [b"first half, ", b"second half"]
 EMBEDDED = ModelSpec(
@@ -161,7 +161,7 @@ def test_the_newest_commit_is_asked_for_once(tmp_path, monkeypatch):
         return str(folder / "snapshots" / ("03" * 20) / file)
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(weights, "hf_hub_download", download)
+    monkeypatch.setattr(sources, "hf_hub_download", download)
     assert [hub_commit(dolphin) for _ in range(3)] == ["03" * 20] * 3
     assert asked == [("cognitivecomputations/dolphin-2.9.4-llama3.1-8b", "config.json")]
 
@@ -171,7 +171,7 @@ def test_a_hub_that_does_not_answer_is_named(tmp_path, monkeypatch):
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(weights, "hf_hub_download", offline)
+    monkeypatch.setattr(sources, "hf_hub_download", offline)
     with pytest.raises(ConnectionError, match="'dolphin-llama-3.1-8b': no copy of cognitivecomputations/dolphin.*the hub does not answer"):
         hub_commit(PAPER.models["dolphin-llama-3.1-8b"])
 
@@ -328,5 +328,5 @@ def test_a_folder_is_hashed_once_in_a_run(tmp_path, llama, monkeypatch):
     llama.save_pretrained(tmp_path)
     spec = ModelSpec(key="local", title="Local", blocks=4, layers=[0], folder=str(tmp_path))
     expected = weights_identity(spec)
-    monkeypatch.setattr(weights.pooch, "file_hash", None)
+    monkeypatch.setattr(sources.pooch, "file_hash", None)
     assert weights_identity(spec) == expected

@@ -20,8 +20,8 @@ from scipy.stats import t
 from ..method.directions import random_direction
 from ..method.steering import encode_prompt
 from ..machine.models import give_back, load_model
-from ..machine.plan import Sweep, chosen_scenarios, conditions_of, recipes
-from ..machine.presets import ModelSpec, Preset
+from ..machine.plan import Sweep, conditions_of, recipes
+from ..machine.presets import ModelSpec, Preset, chosen_scenarios
 from ..machine.resources import CPU_ROWS, TERMS, fit_cost, setting_terms
 from ..machine.study import Study
 from ..machine.sweep import generate_batch

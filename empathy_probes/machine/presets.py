@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'PROTOCOLS', 'MODEL_RULES', 'SOURCE_RULES', 'PRESET_RULES', 'ModelSpec', 'block_indices', 'relative_depths',
-           'Preset', 'model_spec', 'load_preset', 'select_models']
+           'Preset', 'model_spec', 'load_preset', 'select_models', 'chosen_scenarios']
 
 # %% ../../nbs/machine/02_presets.ipynb #c67f12c6
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..method.activations import POOLINGS
-from ..method.detection import THRESHOLD_RULES
+from ..method.texts import Concept
 from .concepts import DATA, concept_folder
 from .files import COUNT, LAYER, LAYERS, MAPPING, NUMBER, NUMBERS, SWITCH, TEXT, TEXTS
 from .files import ConceptError, PresetError, checked, name_fault, one_of, read_yaml
@@ -104,7 +103,7 @@ MODEL_RULES = {
     "blocks": COUNT,
     "layers": LAYERS,
     "layer_convention": one_of("block", "hidden_state"),
-    "threshold": one_of(*THRESHOLD_RULES),
+    "threshold": one_of("median", "midpoint", "train"),
     "dtype": one_of("float32", "bfloat16", "float16"),
     "device_map": one_of("auto"),
     "max_rows": COUNT,
@@ -142,8 +141,8 @@ PRESET_RULES = {
     "concept": ("a text", lambda value: isinstance(value, str)),
     "protocol": one_of(*PROTOCOLS),
     "device": one_of("cpu", "cuda"),
-    "pooling": one_of(*POOLINGS),
-    "threshold": one_of(*THRESHOLD_RULES),
+    "pooling": one_of("mean", "mean_without_first", "last"),
+    "threshold": one_of("median", "midpoint", "train"),
     "scenarios": TEXTS,
     "temperature": ("a number of 0 or more", lambda value: NUMBER[1](value) and value >= 0),
     "alpha_unit": one_of("raw", "separation"),
@@ -296,3 +295,18 @@ def _steered_at(spec: ModelSpec, layers: list[str]) -> ModelSpec:
             known = f"its steering_layers are {spec.steering_layers}"
             raise PresetError(f"model {spec.key!r} is not steered at layer {layer!r}; {known}")
     return replace(spec, steering_layers=[layer for layer in spec.steering_layers if str(layer) in layers])
+
+# %% ../../nbs/machine/02_presets.ipynb #1914411b
+def chosen_scenarios(
+    preset: Preset,
+    concept: Concept,
+) -> list[str]:  # scenario ids
+    """
+    The scenarios that a preset steers, or all of the concept's if it names none.
+    Raises `PresetError` for one that the concept does not have.
+    """
+    for scenario in preset.scenarios:
+        if scenario not in concept.scenarios:
+            problem = f"the concept {concept.name!r} has no scenario {scenario!r}"
+            raise PresetError(f"{preset.path}: {problem}; it has {list(concept.scenarios)}")
+    return preset.scenarios or list(concept.scenarios)
