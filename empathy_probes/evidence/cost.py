@@ -33,7 +33,7 @@ from ..machine.study import Study
 from ..machine.sweep import generate_batch
 
 # %% ../../nbs/evidence/08_cost.ipynb #93e345b6
-CHECKED_CONDITIONS, CHECKED_TOKENS = 4, 12  # of the batch that the simulation is compared with
+CHECKED_CONDITIONS, CHECKED_TOKENS = 4, 10  # of the batch that the simulation is compared with
 
 
 class Measured(NamedTuple):
@@ -152,13 +152,13 @@ def scaled_costs(
 
 def assumed_costs(
     paper: Preset,  # the preset of the paper's models
-) -> dict[str, StepCosts]:  # by model
+) -> dict[str, StepCosts]:  # by model of the paper
     "What the paper's models take on a GPU by assumption; nothing of it is measured."
-    found, sizes = {}, tuple(size for size in SIZES if size <= 512)
+    found = {}
     for key, spec in paper.models.items():
         token, launches = 2 * PAPER_PARAMETERS[key] / 2e14, 0.024 * spec.blocks / 32
-        steps = tuple(max(launches, size * token) for size in sizes)
-        found[key] = StepCosts(2 * PAPER_PARAMETERS[key] / 2e9, token, token, sizes, steps)
+        steps = tuple(max(launches, rows * token) for rows in SIZES)
+        found[key] = StepCosts(2 * PAPER_PARAMETERS[key] / 2e9, token, token, SIZES, steps)
     return found
 
 # %% ../../nbs/evidence/08_cost.ipynb #93653abc

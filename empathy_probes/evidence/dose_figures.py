@@ -121,7 +121,7 @@ def sweep_scale(
             cluster.plot(line["devices"], line["minutes"], **look)
         least = by_machine[by_machine["a_job_per"] == "model"]
         ideal = 60 * least["device_hours"] / least["devices"]
-        cluster.plot(least["devices"], ideal, color=shade, linestyle="--", linewidth=0.6, label=f"{machine}, ideal")
+        cluster.plot(least["devices"], ideal, color=shade, linestyle="--", linewidth=0.6, label="evenly shared work")
     step.set(xscale="log", yscale="log", xlabel=f"rows of the batch (N = {count_label(steps)})", ylabel="ms per step")
     cluster.set(xscale="log", yscale="log", xlabel="devices", ylabel="minutes for 100 models")
     for ax, ticks in [(step, steps["rows"]), (cluster, schedules["devices"])]:

@@ -50,7 +50,7 @@ def batch_work(
     spec: ModelSpec,  # the model's entry, for its blocks and its tokens
     texts: Texts,
 ) -> Work:
-    "The work of a batch with some conditions. A prompt is read once up to the block where its rows part."
+    "The work of a batch, in a family whose rows share a prompt up to the block where they part."
     rows = []
     for number, (layer, scenario, (_, alpha)) in enumerate(conditions, start=1):
         rows.append(Row([scenario, 0], {layer: np.float32([number if alpha else 0])}))  # a push of its own
@@ -113,8 +113,8 @@ def sweep_seconds(
     return costs.seconds(batches_of_sweep(preset, spec, texts, costs.rows[-1]))
 
 # %% ../../nbs/machine/20_steps.ipynb #403046ef
-SIZES = (1, 8, 32, 128, 512, 2048)  # rows whose step is timed, as far as the device takes them
-SCORED, SCORED_TOKENS = 8, 24  # texts whose scoring is timed, and the tokens of each
+SIZES = (1, 8, 32, 128, 512)  # rows whose step is timed, as far as the device takes them
+SCORED, SCORED_TOKENS = 8, 16  # texts whose scoring is timed, and the tokens of each
 TOKEN = 5  # what is fed to the model; which token it is does not matter
 
 
@@ -149,7 +149,7 @@ def measure_steps(
     rows = _made_up_rows(model, prompt, ceil(sizes[-1] / samples))
     batch = start(model, [row for row in rows for _ in range(samples)][: sizes[-1]], room=new_tokens)
     middle = [length + new_tokens // 2 for length in batch.lengths]
-    few, plain = _made_up_rows(model, prompt, 4), start(model, [Row([TOKEN] * prompt)])
+    few, plain = _made_up_rows(model, prompt, 2), start(model, [Row([TOKEN] * prompt)])
     prompts = np.mean([max(owners) + 1 for owners in _owners(model, few)])
 
     def step(size: int) -> None:
