@@ -22,9 +22,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..method.directions import random_direction
 from ..method.steering import encode_prompt
+from ..machine.generation import check_steerable
 from ..machine.models import give_back, load_model
 from ..machine.plan import Sweep, conditions_of, encode_continuation, recipes
-from ..machine.presets import ModelSpec, Preset, chosen_scenarios
+from ..machine.presets import ModelSpec, Preset, PresetError, chosen_scenarios
 from ..machine.resources import rows_that_fit
 from ..machine.shared_prompts import shares_prompts
 from ..machine.steps import SIZES, StepCosts, Texts, Work, batch_work, measure_steps, step_costs
@@ -33,7 +34,7 @@ from ..machine.study import Study
 from ..machine.sweep import generate_batch
 
 # %% ../../nbs/evidence/08_cost.ipynb #93e345b6
-CHECKED_CONDITIONS, CHECKED_TOKENS = 4, 10  # of the batch that the simulation is compared with
+CHECKED_CONDITIONS, CHECKED_TOKENS = 4, 10  # of the batch that the count is compared with
 
 
 class Measured(NamedTuple):
@@ -54,10 +55,16 @@ def measure_model(
     study: Study,  # from `open_study`
     spec: ModelSpec,  # one of its models
 ) -> Measured:
-    "Load a model and time its steps and a batch. Raises as `load_model` does."
+    """
+    Load a model and time its steps and a batch.
+    Raises `PresetError` if there is nothing to steer, and as `load_model` and `check_steerable` do.
+    """
+    if not spec.steering_layers:
+        raise PresetError(f"model {spec.key!r}: nothing to steer; 'steering_layers' is empty")
     give_back()
     preset = study.preset
     loading, (model, tokenizer) = timed(preset.device, lambda: load_model(spec, preset.device))
+    check_steerable(model)
     texts = count_texts(study, spec, tokenizer)
     prompt = round(texts.prompt)
     positions = ceil(prompt / preset.samples) + spec.max_new_tokens + ceil(texts.continuations)
