@@ -72,7 +72,7 @@ class Section(NamedTuple):
 
 SECTIONS = {
     "31_contrastive_dataset": Section([], ["dataset"]),
-    "35_scale": Section([], ["costs"], ["scale"], tokens=steering),
+    "35_scale": Section([], ["costs", "schedule"], ["scale"], tokens=steering),
     "41_probe_detection": Section(PROBES, ["table1"], ["figure1", "figure2", "figure3"]),
     "42_cross_model": Section(PROBES, [], ["figure4"]),
     "43_behavioral_correlation": Section(PROBES, ["table2"], ["figure5"]),

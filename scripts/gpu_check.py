@@ -11,6 +11,7 @@ import ctypes
 import platform
 import sys
 import time
+from math import ceil
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ from empathy_probes.machine.memory import paper_configs
 from empathy_probes.machine.models import prepare_cuda
 from empathy_probes.machine.plan import conditions_of
 from empathy_probes.machine.presets import load_preset
-from empathy_probes.machine.resources import WORKSPACE, extraction_tokens
+from empathy_probes.machine.resources import WORKSPACE, extraction_tokens, rows_that_fit
 from empathy_probes.machine.shared_prompts import Row
+from empathy_probes.machine.steps import Texts, measure_steps, step_costs, sweep_seconds
 from empathy_probes.machine.weights import byte_tokenizer, random_model
 from empathy_probes.method.activations import extract_batches
 from empathy_probes.method.directions import random_direction
@@ -111,15 +113,15 @@ def timed_reading(model: PreTrainedModel) -> float:
     return len(texts) * PAPER.max_tokens / (time.perf_counter() - start)
 
 
-def paper_minutes(step: float, reading: float, blocks: int) -> dict[str, float]:
-    "What each model of the preset `paper` takes without loading and downloads, if the time of a step follows its blocks."
+def paper_minutes(model: PreTrainedModel, reading: float) -> dict[str, float]:
+    "What each model of the preset `paper` takes without loading and downloads, if times follow the blocks."
+    texts, longest = Texts(len(PAPER.scenarios), PROMPT_TOKENS, 0), max(spec.max_new_tokens for spec in PAPER.models.values())
+    max_rows = rows_that_fit(model, longest + ceil(PROMPT_TOKENS / SAMPLES))
+    costs = step_costs(measure_steps(model, max_rows, PROMPT_TOKENS, longest, SAMPLES))
     minutes = {}
     for key, spec in PAPER.models.items():
-        settings = len(spec.steering_layers) * len(PAPER.scenarios)
-        writing = settings * spec.max_new_tokens * step * spec.blocks / blocks
-        conditions = settings * len(conditions_of(spec))
-        read = conditions * (PROMPT_TOKENS + SAMPLES * spec.max_new_tokens) + extraction_tokens(PAPER, CONCEPT)
-        minutes[key] = (writing + read / reading) / 60
+        steering = sweep_seconds(costs.scaled(spec.blocks / len(find_blocks(model))), PAPER, spec, texts)
+        minutes[key] = (steering + extraction_tokens(PAPER, CONCEPT) / reading) / 60
     return minutes
 
 
@@ -153,7 +155,7 @@ def report(device: str, name: str) -> str:
     lines["reading"] = f"{reading:,.0f} tokens a second"
     if device == "cuda":
         lines["peak memory"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-    minutes = paper_minutes(step, reading, len(find_blocks(model)))
+    minutes = paper_minutes(model, reading)
     lines["the preset paper, by estimate"] = ", ".join(f"{key} {value:.1f} min" for key, value in minutes.items()) + ", and the downloads"
     return "\n".join(f"{key + ':':38} {value}" for key, value in lines.items())
 

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from conftest import FAMILIES
 from transformers import AutoModelForCausalLM
 
 from empathy_probes.machine.memory import fake_gpu, fake_model, paper_configs
+from empathy_probes.machine.resources import WORKSPACE
 from empathy_probes.machine.weights import random_model
 from empathy_probes.method.residual_stream import find_blocks
 
@@ -58,6 +60,16 @@ def test_a_small_gpu_gets_fewer_blocks(gpu, monkeypatch):
         gpu_check._blocks_that_fit(config, 2)
 
 
+def test_the_estimate_counts_the_steps_of_a_sweeps_batches(monkeypatch):
+    "Not a batch for each layer and scenario: 153 conditions of five samples are three batches of up to 300 rows."
+    timings = pd.DataFrame({"what": ["reading", "scoring", "step", "step"], "rows": [2, 8, 1, 300], "seconds": [0.0, 0.0, 1.0, 1.0]})
+    monkeypatch.setattr(gpu_check, "rows_that_fit", lambda model, positions: 300)
+    monkeypatch.setattr(gpu_check, "measure_steps", lambda model, max_rows, *sizes: timings)
+    model = random_model("qwen2", FAMILIES["qwen2"])
+    seconds = gpu_check.paper_minutes(model, reading=float("inf"))["qwen2.5-7b"] * 60
+    assert seconds == pytest.approx(3 * 200 * 28 / len(find_blocks(model)))
+
+
 def test_its_lines_for_a_gpu(monkeypatch):
     "All that is run on CUDA alone, on a fake GPU."
 
@@ -68,6 +80,7 @@ def test_its_lines_for_a_gpu(monkeypatch):
     answers = {
         "get_device_properties": SimpleNamespace(name="a fake GPU", total_memory=24 * 10**9, major=8, minor=6),
         "is_bf16_supported": True, "synchronize": None, "max_memory_allocated": 3 << 30,
+        "empty_cache": None, "mem_get_info": (WORKSPACE + (5 << 20), 24 << 30),
     }  # fmt: skip
     for key, answer in answers.items():
         monkeypatch.setattr(torch.cuda, key, lambda *args, answer=answer, **options: answer)
