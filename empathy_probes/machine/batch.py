@@ -88,7 +88,53 @@ class _OwnTokens(DynamicLayer):
         "The most tokens that one of the rows has of its own."
         return max(self.batch.lengths[: self.rows])
 
-# %% ../../nbs/machine/10_batch.ipynb #e6cd1807
+# %% ../../nbs/machine/10_batch.ipynb #ef1bc8fb
+def _shared_attention(batch: "Batch", places: Tensor) -> AbstractContextManager[None]:
+    "Attention of the first rows, whose new tokens are at these places [row, position]."
+    rows, new = places.shape
+    prompt_lengths = torch.tensor(batch.prompt_lengths[:rows])[:, None, None, None]
+    shared = torch.arange(batch.prompts[0][0].shape[2])
+    own = torch.arange(max(batch.lengths[:rows]) + new)
+    looked_at = torch.cat([shared.expand(rows, 1, 1, -1), prompt_lengths + own], dim=-1)
+    is_real = torch.cat([shared < prompt_lengths, own.expand(rows, 1, 1, -1) >= 0], dim=-1)
+
+    def mask(*, mask_function, device, **options):
+        "Where each new token may look [row, 1, position, position]."
+        first = torch.zeros(1, dtype=torch.long, device=device)
+        query, key, real = (each.to(device) for each in (places[:, None, :, None], looked_at, is_real))
+        return mask_function(first, first, query, key) & real
+
+    def attention(module, query, key, value, attention_mask, scaling, softcap=None, **options):
+        "The attention of one block."
+        owners = batch.owners[module.layer_idx]
+        name = (id(owners), rows, query.device)
+        if name not in batch.tables:
+            batch.tables[name] = SharedRows(owners[:rows], query.device)
+        prompts = [each[: len(batch.tables[name].table)] for each in batch.prompts[module.layer_idx]]
+        prompt = (*prompts, batch.tables[name])
+        return attend(query, key, value, attention_mask, scaling, softcap, prompt), None
+
+    return replaced_attention(batch.model, attention, mask)
+
+# %% ../../nbs/machine/10_batch.ipynb #c7c97aa6
+def _read_by_length(batch: "Batch", tokens: list[list[int]]) -> Tensor:
+    "Read on in a family whose rows must be equally long: one length after the other."
+    found, new = [None] * len(tokens), max(map(len, tokens))
+    lengths = batch.lengths[: len(tokens)]
+    for length in sorted(set(lengths)):
+        rows = [row for row in range(len(tokens)) if lengths[row] == length]
+        part = batch.branch(rows)
+        for row, logits in zip(rows, part.read([tokens[row] for row in rows])):
+            found[row] = pad(logits, (0, 0, 0, new - len(logits)))
+        batch._make_room(max(part.lengths))
+        for (_, *kept), (_, *read) in zip(batch.own, part.own):
+            for each, states in zip(kept, read):
+                each[:, rows, :, : max(part.lengths)] = states[:, :, :, : max(part.lengths)]
+        for row, after in zip(rows, part.lengths):
+            batch.lengths[row] = after
+    return torch.stack(found)
+
+# %% ../../nbs/machine/10_batch.ipynb #3d01b795
 @dataclass
 class Batch:
     "Rows that a model goes on reading or writing; from `start`."
@@ -122,7 +168,7 @@ class Batch:
         "Let the model read on: the tokens are put behind those that the rows have. The other rows stand still."
         count, new = len(tokens), max(map(len, tokens))
         if not shares_prompts(self.model) and len(set(self.lengths[:count])) > 1:
-            return self._read_by_length(tokens)
+            return _read_by_length(self, tokens)
         self._make_room(max(self.lengths[:count]) + new)
         options, blocks = {}, len(self.prompts)
         with ExitStack() as stack:
@@ -131,7 +177,7 @@ class Batch:
             if shares_prompts(self.model):
                 places = torch.tensor([sum(both) for both in zip(self.prompt_lengths, self.lengths)][:count])
                 places = places[:, None] + torch.arange(new)
-                stack.enter_context(self._shared_attention(places))
+                stack.enter_context(_shared_attention(self, places))
                 options["position_ids"] = places.to(input_device(self.model))
             ids = pad_right(tokens, 0)[0].to(input_device(self.model))
             cache = Cache(layers=[_OwnTokens(self, block, count) for block in range(blocks)])
@@ -191,50 +237,6 @@ class Batch:
         "Let each row have room for so many tokens of its own, and for some more if it has to be moved."
         if positions > self.own[0][1].shape[3]:
             self.own = self.branch(list(range(len(self.rows))), room=positions).own
-
-    def _shared_attention(self, places: Tensor) -> AbstractContextManager[None]:
-        "Attention of the first rows, whose new tokens are at these places [row, position]."
-        rows, new = places.shape
-        prompt_lengths = torch.tensor(self.prompt_lengths[:rows])[:, None, None, None]
-        shared = torch.arange(self.prompts[0][0].shape[2])
-        own = torch.arange(max(self.lengths[:rows]) + new)
-        looked_at = torch.cat([shared.expand(rows, 1, 1, -1), prompt_lengths + own], dim=-1)
-        is_real = torch.cat([shared < prompt_lengths, own.expand(rows, 1, 1, -1) >= 0], dim=-1)
-
-        def mask(*, mask_function, device, **options):
-            "Where each new token may look [row, 1, position, position]."
-            first = torch.zeros(1, dtype=torch.long, device=device)
-            query, key, real = (each.to(device) for each in (places[:, None, :, None], looked_at, is_real))
-            return mask_function(first, first, query, key) & real
-
-        def attention(module, query, key, value, attention_mask, scaling, softcap=None, **options):
-            "The attention of one block."
-            owners = self.owners[module.layer_idx]
-            name = (id(owners), rows, query.device)
-            if name not in self.tables:
-                self.tables[name] = SharedRows(owners[:rows], query.device)
-            prompts = [each[: len(self.tables[name].table)] for each in self.prompts[module.layer_idx]]
-            prompt = (*prompts, self.tables[name])
-            return attend(query, key, value, attention_mask, scaling, softcap, prompt), None
-
-        return replaced_attention(self.model, attention, mask)
-
-    def _read_by_length(self, tokens: list[list[int]]) -> Tensor:
-        "Read on in a family whose rows must be equally long: one length after the other."
-        found, new = [None] * len(tokens), max(map(len, tokens))
-        lengths = self.lengths[: len(tokens)]
-        for length in sorted(set(lengths)):
-            rows = [row for row in range(len(tokens)) if lengths[row] == length]
-            part = self.branch(rows)
-            for row, logits in zip(rows, part.read([tokens[row] for row in rows])):
-                found[row] = pad(logits, (0, 0, 0, new - len(logits)))
-            self._make_room(max(part.lengths))
-            for (_, *kept), (_, *read) in zip(self.own, part.own):
-                for each, states in zip(kept, read):
-                    each[:, rows, :, : max(part.lengths)] = states[:, :, :, : max(part.lengths)]
-            for row, after in zip(rows, part.lengths):
-                self.lengths[row] = after
-        return torch.stack(found)
 
 # %% ../../nbs/machine/10_batch.ipynb #74501433
 @torch.inference_mode()

@@ -154,14 +154,16 @@ def log_likelihoods(
         "Sums of log p of some of the texts, given by their numbers."
         given = [texts[i] for i in some]
         branch = batch.branch([rows[i] for i in some], [positions[i] for i in some], room=longest)
-        logits = branch.read(given)[:, :-1].float()
-        ids, mask = (tensor.to(logits.device) for tensor in pad_right(given, 0))
-        log_p = logits.gather(2, ids[:, 1:, None])[..., 0] - logits.logsumexp(dim=-1)
-        return log_p.where(mask[:, 1:] > 0, 0).sum(dim=1).tolist()
+        logits = branch.read([text[:-1] for text in given]).float()
+        ids, mask = (tensor.to(logits.device) for tensor in pad_right([text[1:] for text in given], 0))
+        chosen, highest = logits.gather(2, ids[:, :, None])[..., 0], logits.amax(dim=-1)
+        totals = logits.sub_(highest[..., None]).exp_().sum(dim=-1)  # in place, because nothing else is as large
+        return (chosen - highest - totals.log()).where(mask > 0, 0).sum(dim=1).tolist()
 
-    numbers = list(range(len(texts)))
-    parts = [numbers[first : first + at_once] for first in range(0, len(texts), at_once)]
-    return [value for part in parts for _, values in in_halves(part, sums) for value in values]
+    numbers = [number for number, text in enumerate(texts) if len(text) > 1]
+    parts = [numbers[first : first + at_once] for first in range(0, len(numbers), at_once)]
+    found = {i: value for part in parts for some, values in in_halves(part, sums) for i, value in zip(some, values)}
+    return [found.get(number, 0.0) for number in range(len(texts))]
 
 # %% ../../nbs/machine/11_generation.ipynb #72386e06
 def perplexities(
