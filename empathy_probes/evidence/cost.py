@@ -63,6 +63,7 @@ def measure_model(
         raise PresetError(f"model {spec.key!r}: nothing to steer; 'steering_layers' is empty")
     give_back()
     preset = study.preset
+    load_model(spec, preset.device)  # not timed, because the first time weights may be fetched or converted
     loading, (model, tokenizer) = timed(preset.device, lambda: load_model(spec, preset.device))
     check_steerable(model)
     texts = count_texts(study, spec, tokenizer)
