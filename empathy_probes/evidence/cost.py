@@ -74,7 +74,7 @@ def measure_model(
     batch, seconds = _time_batch(study, spec, model, tokenizer, texts)
     return Measured(loading, timings, texts, batch, seconds)
 
-
+# %% ../../nbs/evidence/08_cost.ipynb #822f3be5
 def count_texts(
     study: Study,
     spec: ModelSpec,  # one of its models

@@ -113,11 +113,6 @@ def sweep_seconds(
     return costs.seconds(batches_of_sweep(preset, spec, texts, costs.rows[-1]))
 
 # %% ../../nbs/machine/20_steps.ipynb #403046ef
-SIZES = (1, 8, 32, 128, 512)  # rows whose step is timed, as far as the device takes them
-SCORED, SCORED_TOKENS = 8, 16  # texts whose scoring is timed, and the tokens of each
-TOKEN = 5  # what is fed to the model; which token it is does not matter
-
-
 def timed(
     device: str,  # `cpu` or `cuda`
     action: Callable[[], object],
@@ -133,6 +128,11 @@ def timed(
     begin = now()
     result = action()
     return now() - begin, result
+
+# %% ../../nbs/machine/20_steps.ipynb #9d002f9f
+SIZES = (1, 8, 32, 128, 512)  # rows whose step is timed, as far as the device takes them
+SCORED, SCORED_TOKENS = 8, 16  # texts whose scoring is timed, and the tokens of each
+TOKEN = 5  # what is fed to the model; which token it is does not matter
 
 
 def measure_steps(
