@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from .drawing import FROM_0_TO_1, LINES, ONE_COLUMN, TWO_COLUMNS, control_entry
 from .drawing import count_label, each_model, layer_looks, legend_below, panels, print_style
@@ -127,5 +128,7 @@ def sweep_scale(
     for ax, ticks in [(step, steps["rows"]), (cluster, schedules["devices"])]:
         ax.set_xticks(sorted(set(ticks)), [f"{tick:g}" for tick in sorted(set(ticks))])
         ax.minorticks_off()
+    step.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    step.yaxis.set_major_formatter("{x:g}")
     legend_below(figure)
     return figure
