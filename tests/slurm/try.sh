@@ -55,13 +55,13 @@ snakemake --cores 1 --config preset=smoke -- runs/smoke/tiny-{llama,gpt2}/34_act
     || fail "the unbroken sweep (unbroken.log)"
 mv runs "$dir/unbroken"
 rm -rf .snakemake
-wc -l "$dir"/unbroken/smoke/*/generations.jsonl | sed "s|$dir/||"
+wc -l "$dir"/unbroken/models/*/generations.jsonl | sed "s|$dir/||"
 
 say "On Slurm: everything, one steering job per layer"
 snakemake --workflow-profile profiles/slurm --config preset=smoke threads=1 --slurm-init-seconds-before-status-checks 5 \
     > "$dir/snakemake.log" 2>&1 &
 workflow=$!
-count() { cat "$1/smoke/tiny-llama/generations.jsonl" 2>/dev/null | grep -c '"layer": 4' || true; }
+count() { cat "$1"/models/tiny-llama-*/generations.jsonl 2>/dev/null | grep -c '"layer": 4' || true; }
 until [ "$(count runs)" -gt 0 ]; do
     kill -0 $workflow || fail "the workflow ended before it steered anything (snakemake.log)"
     sleep 0.02
@@ -82,7 +82,7 @@ sed -n 's|JobId=\([0-9]*\) .*JobState=\([A-Z]*\) .*TimeLimit=\([0-9]*\) .*|\1 \2
     | join - <(sort -n "$dir/names.txt") | awk '{printf "%3d %-9s of at most %3d minutes: %s\n", $1, $2, $3, $4}'
 
 say "The same samples?"
-python tests/slurm/compare.py "$dir/unbroken/smoke" runs/smoke
+python tests/slurm/compare.py "$dir/unbroken" runs
 ls figures/smoke/*.pdf | wc -l | sed 's|$| figures, and the tables beside them|'
 
 stop
