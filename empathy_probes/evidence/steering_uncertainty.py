@@ -164,27 +164,28 @@ def monotone_trend(
 
 # %% ../../nbs/evidence/03_steering_uncertainty.ipynb #894ff29e
 def sample_slopes(
-    log_odds: pd.DataFrame,  # the setting's columns, sample, alpha and log_odds (nats); one row per sample and dose
+    scored: pd.DataFrame,  # the setting's columns, sample, alpha and the column; one row per sample and dose
     setting: list[str] = SETTING,  # columns that identify a setting
-) -> pd.DataFrame:  # setting, sample, slope (nats per unit of alpha); one row per sample
+    column: str = "log_odds",  # what moves with alpha, in nats or another unit
+) -> pd.DataFrame:  # setting, sample, slope (per unit of alpha); one row per sample
     """
-    Least-squares slope of each sample's log-odds against alpha.
+    Least-squares slope of each sample's log-odds, or of another score, against alpha.
     Raises `ValueError` if a value is missing or a sample has a single alpha.
     """
-    missing = log_odds.loc[log_odds["log_odds"].isna(), [*setting, "sample", "alpha"]]
+    missing = scored.loc[scored[column].isna(), [*setting, "sample", "alpha"]]
     if len(missing):
-        raise ValueError(f"log_odds is missing for {missing.iloc[0].to_dict()}")
+        raise ValueError(f"{column} is missing for {missing.iloc[0].to_dict()}")
     rows = []
-    for key, group in log_odds.groupby([*setting, "sample"], sort=False):
+    for key, group in scored.groupby([*setting, "sample"], sort=False):
         place = dict(zip([*setting, "sample"], key))
         if group["alpha"].nunique() < 2:
             raise ValueError(f"a slope needs at least two alphas; there is one for {place}")
-        rows.append(place | {"slope": linregress(group["alpha"], group["log_odds"]).slope})
+        rows.append(place | {"slope": linregress(group["alpha"], group[column]).slope})
     return pd.DataFrame(rows, columns=[*setting, "sample", "slope"])
 
 # %% ../../nbs/evidence/03_steering_uncertainty.ipynb #b534be79
 def log_odds_slope(
-    log_odds: pd.DataFrame,  # as for `sample_slopes`
+    log_odds: pd.DataFrame,  # the setting's columns, sample, alpha and log_odds (nats); one row per sample and dose
     setting: list[str] = SETTING,  # columns that identify a setting
 ) -> pd.DataFrame:  # setting, n (samples), slope (mean), slope_sd (ddof 0), wrong_way (share); one row per setting
     """
