@@ -86,12 +86,14 @@ SECTIONS = {
     "c5_protocol": Section(PROBES, ["protocol"], ["figure13", "figure14"], tokens=extraction),
     "c6_alignment": Section(PROBES, ["geometry", "agreement", *BETWEEN_MODELS[:1]], BETWEEN_MODELS[1:]),
     "c7_dose": Section(SAMPLES, ["trends", "doses"], ["figure16", "figure17"], tokens=steering),
+    "c8_size": Section([*SAMPLES, "figures/published/size.csv"], ["size"], ["figure18"]),
 }
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
     "c2_claims": Section([], ["claims", "claims_summary"]),
     "c3_uncertainty": Section([], ["uncertainty", "nulls"], ["figure10", "figure11"]),
     "c4_words": Section([], ["words"], ["figure12"]),
+    "c8_size": Section([], ["size"], ["figure18"]),
 }
 if RELEASED:
     SECTIONS = RELEASED_SECTIONS

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, PercentFormatter
 
 from .drawing import FROM_0_TO_1, GREY, count_label, dot_entry, each_model, legend_below
 from .drawing import p_label, panels, print_style, require_columns
@@ -169,21 +169,21 @@ SIZE_PANELS = {  # finding: label of its axis, value without any effect
     "auroc_test": ("AUROC, test pairs", 0.5),
     "auroc_hard": ("AUROC, hard pairs", 0.5),
     "agreement": ("rank correlation with\nthe other models", 0),
-    "words": ("word score per unit of dose", 0),
+    "words": ("word score\nper unit of dose", 0),
     "log_odds": ("log-odds of helping\n(nats per unit of dose)", 0),
-    "coherent_low": ("share coherent, lowest dose", None),
-    "coherent_high": ("share coherent, highest dose", None),
+    "coherent_low": ("share coherent\nat the lowest dose", None),
+    "coherent_high": ("share coherent\nat the highest dose", None),
 }
 
 
 @print_style
 def findings_by_size(
-    data: pd.DataFrame,  # model, parameters, finding (of `SIZE_PANELS`), direction (probe or random), value, low, high
+    data: pd.DataFrame,  # model, parameters, finding (of `SIZE_PANELS`), direction (probe or random), value, lower, upper
     models: dict[str, str],  # key and title of each model, in the preset's order
     paper: pd.DataFrame | None = None,  # the same columns, of the paper's models; model is their name in the legend
 ) -> Figure:
     "Every finding against the number of parameters, with intervals where there are any (section C8)."
-    require_columns(data, ["model", "parameters", "finding", "direction", "value", "low", "high"])
+    require_columns(data, ["model", "parameters", "finding", "direction", "value", "lower", "upper"])
     findings = [name for name in SIZE_PANELS if name in set(data["finding"])]
     figure, axes = panels(len(findings), height=1.9, abreast=3)
     for ax, finding in zip(axes, findings):
@@ -197,7 +197,9 @@ def findings_by_size(
             _size_points(ax, rows, look, title)
         ax.set(xscale="log", xlabel="parameters", ylabel=label)
         ax.set(**FROM_0_TO_1 if finding.startswith(("auroc", "coherent")) else {})
+        ax.xaxis.set_major_locator(LogLocator(subs=[1, 3]))
         ax.xaxis.set_major_formatter(lambda count, _: f"{count / 1e9:g} B")
+        ax.minorticks_off()
     random = [] if "random" not in set(data["direction"]) else [dot_entry("random direction", "none")]
     legend_below(figure, extra=random)
     return figure
@@ -210,6 +212,6 @@ def _size_points(ax, rows: pd.DataFrame, look: dict, title: str) -> None:
         if own.empty:
             continue
         label = title if direction == "probe" else None
-        reach = np.nan_to_num(np.array([own["value"] - own["low"], own["high"] - own["value"]], dtype=float)).clip(min=0)
-        places = own["parameters"] * shift
-        ax.errorbar(places, own["value"], reach, label=label, linestyle="", elinewidth=0.8, fillstyle=fill, **look)
+        reach = np.nan_to_num([own["value"] - own["lower"], own["upper"] - own["value"]])  # no interval, no bar
+        points = {"label": label, "linestyle": "", "elinewidth": 0.8, "fillstyle": fill, **look}
+        ax.errorbar(own["parameters"] * shift, own["value"], reach.clip(min=0), **points)
