@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 
 from .drawing import FROM_0_TO_1, LINES, ONE_COLUMN, TWO_COLUMNS, control_entry
 from .drawing import count_label, each_model, layer_looks, legend_below, panels, print_style
-from .drawing import require_columns
+from .drawing import require_columns, wrapped
 
 # %% ../../nbs/evidence/20_dose_figures.ipynb #ed2816bd
 @print_style
@@ -58,7 +58,7 @@ def dose_curves(
     "Word score, coherence and perplexity (logarithmic) against the dose, one column per model (section C7)."
     require_columns(data, ["model", "layer", "direction", "dose", *DOSE_MEASURES, "n"])
     parts = each_model(data, models)
-    size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 5.2)
+    size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 5.8)
     shared = {"squeeze": False, "sharex": "col", "sharey": "row", "layout": "constrained"}
     figure, grid = plt.subplots(len(DOSE_MEASURES), len(parts), figsize=size, **shared)
     for column, (title, look, rows) in zip(grid.T, parts):
@@ -67,9 +67,10 @@ def dose_curves(
             for (layer, direction), line in rows.sort_values("dose").groupby(["layer", "direction"]):
                 label = f"{title}, layer {layer}" if direction == "probe" else None
                 ax.plot(line["dose"], line[measure], LINES[direction], label=label, **looks[layer])
-        column[0].set(title=title, **FROM_0_TO_1)
+        width = size[0] / len(parts)
+        column[0].set(title=wrapped(title, width), **FROM_0_TO_1)
         column[1].set(**FROM_0_TO_1)
-        column[2].set(yscale="log", xlabel="dose (distances of the class means)")
+        column[2].set(yscale="log", xlabel=wrapped("dose (distances of the class means)", width))
     for ax, label in zip(grid[:, 0], DOSE_MEASURES.values()):
         ax.set_ylabel(f"{label} (N = {count_label(data)})")
     legend_below(figure, extra=control_entry(data))
@@ -88,16 +89,15 @@ def ways_of_asking(
     require_columns(data, ["model", "method", *SUMMARY_PARTS, "harmonic_mean", "n"])
     parts = each_model(data, models)
     methods = list(dict.fromkeys(data["method"]))[::-1]
-    size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 0.5 + 0.25 * len(methods))
-    shared = {"squeeze": False, "sharex": True, "sharey": True, "layout": "constrained"}
-    figure, axes = plt.subplots(1, len(parts), figsize=size, **shared)
-    for ax, (title, look, rows) in zip(axes.flat, parts):
+    figure, axes = panels(len(parts), height=0.5 + 0.25 * len(methods), abreast=2, sharex=True, sharey=True)
+    for ax, (title, look, rows) in zip(axes, parts):
         positions = [methods.index(method) for method in rows["method"]]
         ax.barh(positions, rows["harmonic_mean"], color=look["color"], alpha=0.35, height=0.7, label="harmonic mean")
         for column, marker in SUMMARY_PARTS.items():
             ax.plot(rows[column], positions, marker, color="0.2", fillstyle="none", label=column)
         ax.set(title=title, xlim=(-0.03, 1.03), xlabel=f"share of samples (N = {count_label(data)} per bar)")
         ax.set_yticks(range(len(methods)), methods)
+        ax.label_outer()
     legend_below(figure)
     return figure
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'MARKERS', 'ONE_COLUMN', 'TWO_COLUMNS', 'GREY', 'STYLE', 'ALPHA_LABELS', 'LINES', 'FROM_0_TO_1',
-           'family_and_size', 'model_colors', 'each_model', 'print_style', 'panels', 'legend_below', 'require_columns',
-           'count_label', 'alpha_label', 'dose_lines', 'require_one', 'only_scenario', 'scenario_heading',
-           'control_entry', 'dot_entry', 'p_label', 'layer_looks', 'save_figure']
+           'family_and_size', 'model_colors', 'each_model', 'print_style', 'panels', 'legend_below', 'wrapped',
+           'require_columns', 'count_label', 'alpha_label', 'dose_lines', 'require_one', 'only_scenario',
+           'scenario_heading', 'control_entry', 'dot_entry', 'p_label', 'layer_looks', 'save_figure']
 
 # %% ../../nbs/evidence/16_drawing.ipynb #f862d4b4
 import re
@@ -15,6 +15,7 @@ from functools import wraps
 from io import BytesIO
 from math import ceil
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -131,8 +132,8 @@ def panels(
     **options,  # of `plt.subplots`
 ) -> tuple[Figure, list]:  # the figure, its panels
     "A figure with several panels: one column wide for a single panel, two columns for more."
-    columns = min(count, abreast)
-    rows = ceil(count / columns)
+    rows = ceil(count / abreast)
+    columns = ceil(count / rows)  # as many in each row: two and two, not three and one
     width = ONE_COLUMN if count == 1 else TWO_COLUMNS
     size = (width, rows * height)
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
@@ -161,6 +162,14 @@ def legend_below(
             break
         legend.remove()
     figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)
+
+
+def wrapped(
+    label: str,  # a title or the label of an axis
+    width: float,  # of its panel, in inches
+) -> str:
+    "A label in as many lines as it needs, broken at blanks and hyphens."
+    return fill(label, int(13 * width))  # so many letters of 8 points an inch, with the room between panels
 
 
 def require_columns(

@@ -7,6 +7,7 @@ __all__ = ['NULLS', 'auroc_by_depth', 'auroc_against_chance', 'keyword_ablation'
            'projection_against_rating', 'dose_response', 'unsteered_scores', 'score_change', 'dose_response_by_layer']
 
 # %% ../../nbs/evidence/17_paper_figures.ipynb #5ccb87f8
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -17,9 +18,10 @@ from matplotlib.ticker import PercentFormatter
 from scipy.stats import linregress
 
 from ..method.detection import correlation
-from .drawing import FROM_0_TO_1, GREY, alpha_label, control_entry, count_label, dose_lines
-from .drawing import dot_entry, each_model, layer_looks, legend_below, only_scenario, p_label
-from .drawing import panels, print_style, require_columns, require_one, scenario_heading
+from .drawing import FROM_0_TO_1, GREY, STYLE, TWO_COLUMNS, alpha_label, control_entry
+from .drawing import count_label, dose_lines, dot_entry, each_model, layer_looks, legend_below
+from .drawing import only_scenario, p_label, panels, print_style, require_columns, require_one
+from .drawing import scenario_heading, wrapped
 
 # %% ../../nbs/evidence/17_paper_figures.ipynb #492cf8fa
 @print_style
@@ -184,21 +186,25 @@ def dose_response(
     models: dict[str, str],  # key and title of each model, in the preset's order
     alpha_unit: str,  # `raw` or `separation`
 ) -> Figure:
-    "Word score against alpha, one panel per scenario (Figure 6). Raises `ValueError` for several layers of a model."
+    "Word score against alpha, by model and scenario (Figure 6). Raises `ValueError` for several layers of a model."
     require_columns(data, ["model", "layer", "scenario", "alpha", "score_mean", "score_sd", "n"])
     require_one(data, "layer", within="model")
-    scenarios = data["scenario"].unique()
-    figure, axes = panels(len(scenarios), height=2.5, sharex=True, sharey=True)
-    for ax, scenario in zip(axes, scenarios):
-        for title, look, rows in each_model(data[data["scenario"] == scenario], models):
-            label = f"{title}, layer {rows['layer'].iloc[0]}"
-            for style, line in dose_lines(rows):
-                ax.plot(line["alpha"], line["score_mean"], style, label=label if style == "-" else None, **look)
+    parts, scenarios = each_model(data, models), list(data["scenario"].unique())
+    size, shared = (TWO_COLUMNS, 0.6 + 1.4 * len(parts)), {"squeeze": False, "sharex": True, "sharey": True}
+    figure, grid = plt.subplots(len(parts), len(scenarios), figsize=size, layout="constrained", **shared)
+    for axes, (title, look, rows) in zip(grid, parts):
+        for ax, scenario in zip(axes, scenarios):
+            for style, line in dose_lines(rows[rows["scenario"] == scenario]):
+                ax.plot(line["alpha"], line["score_mean"], style, **look)
                 if style == "-":
                     _sd_band(ax, line, look["color"])
-        ax.set(title=scenario_heading(scenario), xlabel=alpha_label(alpha_unit), **FROM_0_TO_1)
-        ax.set(ylabel=f"word score (N = {count_label(data)} per point)")
-        ax.label_outer()
+            ax.set(**FROM_0_TO_1)
+        axes[0].set_ylabel(f"{wrapped(title, 1.4)}\nlayer {rows['layer'].iloc[0]}")
+    for ax, scenario in zip(grid[0], scenarios):
+        ax.set_title(scenario_heading(scenario))
+    for ax in grid[-1]:
+        ax.set_xlabel(alpha_label(alpha_unit))
+    figure.supylabel(f"word score (N = {count_label(data)} per point)", fontsize=STYLE["font.size"])
     legend_below(figure, extra=[Patch(color="0.85", label="\N{PLUS-MINUS SIGN} 1 SD"), *control_entry(data)])
     return figure
 

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from .drawing import GREY, TWO_COLUMNS, count_label, dot_entry, each_model, legend_below
-from .drawing import model_colors, panels, print_style, require_columns
+from .drawing import model_colors, panels, print_style, require_columns, wrapped
 
 # %% ../../nbs/evidence/19_protocol_figures.ipynb #77170be6
 ACCURACIES = {  # column: name of the threshold rule, and marker
@@ -41,13 +41,14 @@ def specification_curve(
     figure, grid = plt.subplots(4, len(parts), **size, **shared)
     for axes, (title, look, rows) in zip(grid.T, parts):
         rows = rows.sort_values("pearson_r", kind="stable").reset_index(drop=True)
-        axes[0].set_title(f"{title}, {len(rows)} specifications")
+        width = TWO_COLUMNS / len(parts)
+        axes[0].set_title(f"{wrapped(title, width)}\n{len(rows)} specifications")
         _draw_curves(axes, rows, look["color"])
         _draw_choices(axes[3], rows, options, look["color"])
         for place in rows.index[rows["published"]]:
             for ax in axes:
                 ax.axvline(place, color="0.2", linestyle="--", linewidth=0.6, zorder=0)
-        axes[3].set(xlabel="specifications, sorted by r", xticks=[])
+        axes[3].set(xlabel=wrapped("specifications, sorted by r", width), xticks=[])
     for ax, label in zip(grid[:, 0], ["Pearson's r", "AUROC", "accuracy"]):
         ax.set_ylabel(label)
     grid[3, 0].set(ylim=(len(options) - 0.4, -0.6))
