@@ -60,13 +60,10 @@ def shortage(
 
 def _short_of_main_memory(specs: list[ModelSpec]) -> list[str]:
     "One line per model whose weights do not fit into the main memory that is available; random models always do."
-    found = []
-    for spec in specs:
-        if spec.random:
-            continue
+    found, free = [], psutil.virtual_memory().available
+    for spec in [spec for spec in specs if not spec.random]:
         to_convert = bool(spec.package) and not conversion_folder(spec).is_dir()
         needed = (conversion_bytes(spec) if to_convert else loaded_bytes(spec, empty_model(spec))) + WORKSPACE
-        free = _free_bytes(torch.device("cpu"))
         if needed > free:
             found.append(_too_large(spec.key, needed, "main", "float32" if to_convert else _kind(spec), free))
     return found
