@@ -24,7 +24,7 @@ help:  ## list the targets
 .PHONY: reproduce
 reproduce: export PRESET_TEXT = $(call yaml,$(PRESET))
 reproduce: export PUBLISHED_TEXT = $(call yaml,$(PUBLISHED))
-reproduce:  ## run every section of the paper on a preset: PRESET=mini (default), paper, published, smoke or a YAML file; PUBLISHED=folder for released data that are here already; FROM=hub as for weights; PROFILE=slurm on a cluster
+reproduce:  ## run every section of the paper on a preset: PRESET=mini (default), ladder, paper, published, smoke or a YAML file; PUBLISHED=folder for released data that are here already; FROM=hub as for weights; PROFILE=slurm on a cluster
 	$(if $(PROFILE),,@$(PYTHON) scripts/prepare.py driver "$$PRESET")
 	@$(MAKE) --no-print-directory environment
 	$(if $(PROFILE),,@python scripts/prepare.py resources "$$PRESET")
