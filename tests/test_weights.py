@@ -21,9 +21,11 @@ from safetensors.torch import load_file, save_file
 from empathy_probes.machine import sources, weights
 from empathy_probes.machine.models import load_model
 from empathy_probes.machine.presets import ModelSpec, load_preset
-from empathy_probes.machine.sources import WeightsError, folder_files, hub_commit, package_files, weights_identity
+from empathy_probes.machine.sources import WeightsError, folder_files, hub_commit, missing_wheels
+from empathy_probes.machine.sources import package_files, weights_identity, wheel_path
 from empathy_probes.machine.tensor_store import activation_keys
-from empathy_probes.machine.weights import byte_tokenizer, converted_folder, join_checked, load_fitting, random_model
+from empathy_probes.machine.weights import byte_tokenizer, converted_folder, empty_model, join_checked, load_fitting
+from empathy_probes.machine.weights import random_model
 
 PARTS = [b"first half, ", b"second half"]
 EMBEDDED = ModelSpec(
@@ -32,17 +34,18 @@ EMBEDDED = ModelSpec(
     blocks=1,
     layers=[0],
     package={
-        "requirements": [f"tiny-weights-{name}==1.0 --hash=sha256:{'0' * 64}" for name in "ab"],
+        "requirements": [f"tiny-weights-{name}==1.0 --hash=sha256:{name * 64}" for name in "ab"],
         "files": ["tiny_weights_a/data", "tiny_weights_b/data"],
         "sha256": hashlib.sha256(b"".join(PARTS)).hexdigest(),
+        "parameters": 1000,
     },
 )
 PAPER = load_preset("paper")
 
 
 def write_wheel(cache: Path, name: str, content: bytes) -> Path:
-    "A wheel with a part of a file, where downloaded ones are kept."
-    path = cache / f"wheels/tiny_weights_{name}-1.0-py3-none-any.whl"
+    "A wheel with a part of a file, where a downloaded one would be kept whose hash is that letter 64 times."
+    path = wheel_path(name * 64, cache)
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"tiny_weights_{name}/data", content)
@@ -57,9 +60,9 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
-def cheap_convert(parts, folder, sha256) -> None:
+def cheap_convert(spec, parts, folder) -> None:
     "Stands in for the slow conversion: checks as that one does, writes one file, and notes that it ran."
-    join_checked(parts, folder / "weights.gguf", sha256)
+    join_checked(parts, folder / "weights.gguf", spec.package["sha256"])
     with open(folder.parent / "ran.txt", "a") as log:
         log.write("x")
     time.sleep(0.5)  # long enough for another to come in
@@ -77,7 +80,7 @@ def in_a_process(cache, together, convert) -> None:
     raise SystemExit(not is_whole(converted_folder(EMBEDDED, cache)))
 
 
-def killed(parts, folder, sha256) -> None:
+def killed(spec, parts, folder) -> None:
     "A conversion that kill -9 ends in the middle."
     (folder / "model.safetensors").write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -116,7 +119,7 @@ def test_two_conversions_at_once_are_one(cache):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failed_conversion_is_made_again(cache, monkeypatch, error):
-    def fail(parts, folder, sha256):
+    def fail(spec, parts, folder):
         (folder / "model.safetensors").write_bytes(b"half")
         raise error("no space left")
 
@@ -132,13 +135,13 @@ def test_a_failed_conversion_is_made_again(cache, monkeypatch, error):
 
 def test_weights_with_another_checksum_are_never_read(cache):
     write_wheel(cache, "b", b"tampered")
-    with pytest.raises(ValueError, match="SHA-256 is .* expected .* delete the wheels and run make weights again"):
+    with pytest.raises(ValueError, match="SHA-256 is .*, the preset says .* delete the wheels, .* and run make weights again"):
         converted_folder(EMBEDDED, cache)
     assert [path.name for path in cache.iterdir() if path.is_dir()] == ["wheels"]
 
 
 def test_a_missing_wheel_comes_with_the_command_that_fetches_it(cache):
-    (cache / "wheels/tiny_weights_b-1.0-py3-none-any.whl").unlink()
+    wheel_path("b" * 64, cache).unlink()
     with pytest.raises(FileNotFoundError, match="'embedded': the file tiny_weights_b/data is in no wheel that is here; fetch it with: make weights"):
         converted_folder(EMBEDDED, cache)
 
@@ -146,8 +149,65 @@ def test_a_missing_wheel_comes_with_the_command_that_fetches_it(cache):
 def test_a_damaged_wheel_is_named(cache):
     path = write_wheel(cache, "b", PARTS[1])
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="tiny_weights_b-1.0-py3-none-any.whl: damaged .*; delete it and run make weights again"):
+    with pytest.raises(ValueError, match="wheels/b{64}.whl: damaged .*; delete it and run make weights again"):
         converted_folder(EMBEDDED, cache)
+
+
+def test_a_wheel_of_another_hash_is_not_taken_for_the_one_of_the_preset(cache):
+    "Even if it has the same name and version."
+    other = f"tiny-weights-b==1.0 --hash=sha256:{'c' * 64}"
+    spec = replace(EMBEDDED, package=EMBEDDED.package | {"requirements": [EMBEDDED.package["requirements"][0], other]})
+    assert missing_wheels([EMBEDDED], cache) == []
+    assert missing_wheels([spec], cache) == [other]
+    with pytest.raises(FileNotFoundError, match="the file tiny_weights_b/data is in no wheel that is here"):
+        package_files(spec, cache)
+
+
+ON_HUB = replace(EMBEDDED, package=EMBEDDED.package | {"hub": {"id": "maker/tiny", "revision": "05" * 20, "gguf_file": "tiny.gguf"}})
+
+
+def pretend_hub(monkeypatch, folder: Path, content: bytes) -> list:
+    "A hub whose repositories hold one file; the list of what was asked of it."
+    asked = []
+
+    def download(name, file, revision):
+        asked.append((name, file, revision))
+        (folder / file).write_bytes(content)
+        return str(folder / file)
+
+    monkeypatch.setattr(sources, "hf_hub_download", download)
+    return asked
+
+
+def test_the_same_file_comes_from_the_hub_if_that_is_asked_for(tmp_path, monkeypatch):
+    "Later steps find its conversion and need neither the hub nor a wheel, and results are kept under the same name."
+    asked = pretend_hub(monkeypatch, tmp_path, b"".join(PARTS))
+    monkeypatch.setattr(weights, "_convert", cheap_convert)
+    cache = tmp_path / "cache"
+    with pytest.raises(FileNotFoundError, match="is in no wheel that is here"):
+        converted_folder(ON_HUB, cache)
+    assert asked == []
+    assert is_whole(converted_folder(ON_HUB, cache, from_hub=True))
+    assert asked == [("maker/tiny", "tiny.gguf", "05" * 20)]
+    assert is_whole(converted_folder(ON_HUB, cache)) and len(asked) == 1
+    assert weights_identity(ON_HUB) == weights_identity(EMBEDDED) == f"sha256:{EMBEDDED.package['sha256']} float32"
+
+
+def test_another_file_on_the_hub_is_named_and_the_wheels_do_not_stand_in_for_it(cache, tmp_path, monkeypatch):
+    pretend_hub(monkeypatch, tmp_path, b"other weights")
+    with pytest.raises(ValueError, match=f"{tmp_path}/tiny.gguf: SHA-256 is .*, the preset says {EMBEDDED.package['sha256']}"):
+        converted_folder(ON_HUB, cache, from_hub=True)
+    assert finished(cache) == []
+
+
+def test_a_file_that_the_hub_does_not_give_is_named(cache, monkeypatch):
+    def offline(name, file, revision):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(sources, "hf_hub_download", offline)
+    with pytest.raises(ConnectionError, match=f"'embedded': tiny.gguf of maker/tiny at {'05' * 20} cannot be fetched .no connection.*FROM=package"):
+        converted_folder(ON_HUB, cache, from_hub=True)
+    assert finished(cache) == []
 
 
 def test_nothing_of_a_wheel_is_imported(cache, monkeypatch):
@@ -293,8 +353,8 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, llama):
         load_fitting(tmp_path)
 
 
-def write_gguf(path, model, without: str) -> str:
-    "A GGUF file of a small model that lacks one tensor; its SHA-256."
+def write_gguf(path, model, without: str = "") -> str:
+    "A GGUF file of a small model, which may lack one tensor; its SHA-256."
     file = GGUFWriter(str(path), "llama")
     file.add_block_count(model.config.num_hidden_layers)
     file.add_embedding_length(model.config.hidden_size)
@@ -321,6 +381,24 @@ def test_a_gguf_file_that_lacks_weights_is_not_converted(tmp_path, llama):
     with pytest.raises(WeightsError, match=rf"1 missing in the files \({missing}\)"):
         converted_folder(spec, tmp_path / "cache")
     assert finished(tmp_path / "cache") == []
+
+
+def test_a_model_with_another_number_of_parameters_than_its_preset_says_is_not_converted(tmp_path, llama):
+    "Memory is compared with that number before there is anything on the disk."
+    sha256 = write_gguf(tmp_path / "gguf", llama)
+    write_wheel(tmp_path / "cache", "a", (tmp_path / "gguf").read_bytes())
+    spec = replace(EMBEDDED, package=EMBEDDED.package | {"files": ["tiny_weights_a/data"], "sha256": sha256})
+    message = f"'embedded' has {llama.num_parameters()} parameters, its preset says 1000; correct 'parameters' under 'package'"
+    with pytest.raises(WeightsError, match=message):
+        converted_folder(spec, tmp_path / "cache")
+    assert finished(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("key", ["smollm2-135m", "gemma3-270m"])
+def test_the_presets_know_how_many_parameters_the_real_models_have(key):
+    "Whoever's cache was made before an entry was changed hears it here."
+    spec = load_preset("ladder").models[key]
+    assert empty_model(spec).num_parameters() == spec.package["parameters"]
 
 
 @pytest.mark.parametrize("name", ["merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja", "model.safetensors"])

@@ -10,7 +10,6 @@ __all__ = ['WEIGHTS_PER_SCALE', 'join_checked', 'load_fitting', 'converted_folde
 import hashlib
 import shutil
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,8 +26,8 @@ from transformers.utils import find_adapter_config_file
 
 from ..method.residual_stream import find_blocks
 from .presets import ModelSpec
-from .sources import NOT_APPLIED, WeightsError, cache_folder, check_folder, hub_commit
-from .sources import package_files
+from .sources import NOT_APPLIED, WeightsError, check_folder, conversion_folder, hub_commit
+from .sources import hub_file, package_files
 from .store import name_full_disk
 
 # %% ../../nbs/machine/04_weights.ipynb #56653250
@@ -45,8 +44,9 @@ def join_checked(
             digest.update(content)
             out.write(content)
     if digest.hexdigest() != sha256:
-        found = f"SHA-256 is {digest.hexdigest()}, expected {sha256}"
-        raise ValueError(f"{', '.join(map(str, parts))}: {found}; delete the wheels and run make weights again")
+        found = f"SHA-256 is {digest.hexdigest()}, the preset says {sha256}"
+        way_out = "delete the wheels, or the hub's copy, and run make weights again; if it stays so, do not use them"
+        raise ValueError(f"{', '.join(map(str, parts))}: {found}; {way_out}")
 
 # %% ../../nbs/machine/04_weights.ipynb #98e6dcd0
 def load_fitting(
@@ -86,32 +86,35 @@ def _first(names: list[str]) -> str:
 def converted_folder(
     spec: ModelSpec,  # a model whose weights are in a package
     cache: Path | None = None,  # where conversions are kept; the user's cache by default
+    from_hub: bool = False,  # whether the file is fetched from the hub, and not read out of the wheels
 ) -> Path:  # a folder that transformers loads
     "The safetensors made from an embedded GGUF file; converts it on first use. Raises as its files' checks do."
-    cache = Path(cache or cache_folder())
-    cache.mkdir(parents=True, exist_ok=True)
-    name = f"{spec.key}-{spec.package['sha256'][:12]}-transformers-{version('transformers')}"
-    with FileLock(cache / f"{name}.lock"):
-        if not (cache / name).is_dir():
-            parts = package_files(spec, cache)
-            for stale in cache.glob(f"{name}.*.partial"):
+    folder = conversion_folder(spec, cache)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f"{folder.name}.lock"):
+        if not folder.is_dir():
+            parts = [hub_file(spec)] if from_hub else package_files(spec, cache)
+            for stale in folder.parent.glob(f"{folder.name}.*.partial"):
                 shutil.rmtree(stale)
-            partial = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".partial", dir=cache))
+            partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
             try:
-                with name_full_disk(cache / name):
-                    _convert(parts, partial, spec.package["sha256"])
-                partial.rename(cache / name)
+                with name_full_disk(folder):
+                    _convert(spec, parts, partial)
+                partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-    return cache / name
+    return folder
 
 
-def _convert(parts: list[Path], folder: Path, sha256: str) -> None:
+def _convert(spec: ModelSpec, parts: list[Path], folder: Path) -> None:
     "Write the model and the tokenizer of a GGUF file into a folder, in float32."
     gguf = folder / "weights.gguf"
-    join_checked(parts, gguf, sha256)
+    join_checked(parts, gguf, spec.package["sha256"])
     options = {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
     model = load_fitting(folder, gguf_file=gguf.name, **options)
+    if model.num_parameters() != spec.package["parameters"]:
+        said = f"its preset says {spec.package['parameters']}; correct 'parameters' under 'package'"
+        raise WeightsError(f"model {spec.key!r} has {model.num_parameters()} parameters, {said}")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name, add_bos_token=_begins_with_bos(gguf))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
