@@ -178,7 +178,7 @@ SIZE_PANELS = {  # finding: label of its axis, value without any effect
 
 @print_style
 def findings_by_size(
-    data: pd.DataFrame,  # model, parameters, finding (of `SIZE_PANELS`), direction (probe or random), value, lower, upper
+    data: pd.DataFrame,  # model, parameters, finding (of `SIZE_PANELS`), direction, value, lower, upper
     models: dict[str, str],  # key and title of each model, in the preset's order
     paper: pd.DataFrame | None = None,  # the same columns, of the paper's models; model is their name in the legend
 ) -> Figure:

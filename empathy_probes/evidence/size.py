@@ -47,7 +47,7 @@ SLOPES = {"words": "word_score", "log_odds": "log_odds"}  # finding: column of t
 
 
 def steering_findings(
-    scored: pd.DataFrame,  # of one model and layer, from `score_samples`, with dose; direction `probe`, perhaps `random`
+    scored: pd.DataFrame,  # of one model and layer, from `score_samples`, with dose and direction
 ) -> list[dict]:  # finding, direction (also `probe minus random`), value, lower, upper, n
     "Slopes over the dose with t intervals, and coherence at the lowest and highest dose with Wilson intervals."
     directions = dict(list(scored.groupby("direction")))
