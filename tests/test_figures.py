@@ -13,11 +13,13 @@ import pytest
 
 from empathy_probes.method.scoring import SETTING, change_from_zero, rates, score_samples
 from empathy_probes.machine.concepts import load_concept
-from empathy_probes.evidence.dose_figures import detection_steering
+from empathy_probes.evidence.companion_figures import SIZE_PANELS, findings_by_size, words_against_probes
+from empathy_probes.evidence.dose_figures import detection_steering, dose_curves, ways_of_asking
 from empathy_probes.evidence.drawing import TWO_COLUMNS, save_figure
 from empathy_probes.evidence.paper_figures import auroc_against_chance, auroc_by_depth, detection_by_model
 from empathy_probes.evidence.paper_figures import dose_response, dose_response_by_layer, keyword_ablation
 from empathy_probes.evidence.paper_figures import projection_against_rating, score_change, unsteered_scores
+from empathy_probes.evidence.protocol_figures import ACCURACIES, first_token, specification_curve, transferred_directions
 from empathy_probes.evidence.published import compare_with_paper, paper_table, paper_tolerance
 from empathy_probes.evidence.released_results import PHI, released_behaviour, released_samples
 from empathy_probes.evidence.tables import TABLE3_COLUMNS, as_markdown, table2, table3, table4
@@ -66,10 +68,41 @@ def drawn(keys: list[str]) -> dict:
         "figure8": score_change(listener[listener.layer == 12], ALL_MODELS, "separation", slope=0.02),
         "figure9": dose_response_by_layer(listener, ALL_MODELS, "separation"),
         "detection_steering": detection_steering(steered, ALL_MODELS),
+        **drawn_by_the_companion(keys, rng),
     }
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def drawn_by_the_companion(keys: list[str], rng: np.random.Generator) -> dict:
+    "The companion's figures that draw something for each model, from made-up data."
+    detectors = pd.DataFrame(product(keys, ["layer 8", "layer 16"], ["test", "hard"]), columns=["model", "detector", "texts"])
+    detectors = detectors.assign(auroc=0.8, auroc_low=0.7, auroc_high=0.9, n=60)
+    choices = {"pooling": ["mean", "last"], "tokens": [128, 512]}
+    specifications = pd.DataFrame(product(keys, *choices.values()), columns=["model", *choices])
+    specifications = specifications.assign(**dict.fromkeys(["pearson_r", "auroc", *ACCURACIES], 0.8), published=False)
+    norms = pd.DataFrame(product(keys, [0.2, 0.8], ["mean", "last"]), columns=["model", "depth", "pooling"])
+    norms = norms.assign(first=10_000.0, others=30.0, auroc=0.9, n=30)
+    doses = pd.DataFrame(product(keys, [12, 16], ["probe", "random"], [-3.0, 0.0, 3.0]), columns=["model", "layer", "direction", "dose"])
+    doses = doses.assign(score_mean=0.5, coherence=1.0, perplexity=rng.uniform(1, 1000, len(doses)), n=30)
+    ways = pd.DataFrame(product(keys, ["unsteered", "system prompt", "random direction, dose 1.5"]), columns=["model", "method"])
+    ways = ways.assign(concept=0.5, coherence=1.0, scenario=0.7, harmonic_mean=0.6, n=30)
+    sizes = pd.DataFrame(product(keys, SIZE_PANELS, ["probe", "random"]), columns=["model", "finding", "direction"])
+    sizes = sizes.assign(parameters=10 ** rng.uniform(8, 10, len(sizes)), value=0.6, lower=0.4, upper=0.9)
+    figures = {
+        "figure12": words_against_probes(detectors, ALL_MODELS),
+        "figure13": specification_curve(specifications, list(choices), ALL_MODELS),
+        "figure14": first_token(norms, norms, ALL_MODELS),
+        "figure16": dose_curves(doses, ALL_MODELS),
+        "figure17": ways_of_asking(ways, ALL_MODELS),
+        "figure18": findings_by_size(sizes, ALL_MODELS, sizes[sizes.model == keys[0]].assign(lower=np.nan, upper=np.nan)),
+    }
+    if len(keys) > 1:
+        pairs = [(source, target) for source, target in product(keys, keys) if source != target]
+        maps = pd.DataFrame(pairs, columns=["source", "target"]).assign(alignment="ridge", learnt_from="both classes")
+        figures["figure15"] = transferred_directions(maps.assign(auroc=0.9, pearson_r=0.5, agreement=0.3), ALL_MODELS)
+    return figures
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7])
 def test_no_text_leaves_the_page(count):
     for name, figure in drawn(list(ALL_MODELS)[-count:]).items():
         assert figure.get_figwidth() <= TWO_COLUMNS

@@ -41,8 +41,8 @@ def specification_curve(
     figure, grid = plt.subplots(4, len(parts), **size, **shared)
     for axes, (title, look, rows) in zip(grid.T, parts):
         rows = rows.sort_values("pearson_r", kind="stable").reset_index(drop=True)
-        width = TWO_COLUMNS / len(parts)
-        axes[0].set_title(f"{wrapped(title, width)}\n{len(rows)} specifications")
+        width = 0.8 * TWO_COLUMNS / len(parts)  # the names of the options take the rest
+        axes[0].set_title("\n".join(wrapped(line, width) for line in (title, f"{len(rows)} specifications")))
         _draw_curves(axes, rows, look["color"])
         _draw_choices(axes[3], rows, options, look["color"])
         for place in rows.index[rows["published"]]:
