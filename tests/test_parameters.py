@@ -44,7 +44,8 @@ def test_what_a_model_computed_is_kept_once_for_all_presets_seeds_and_concepts(t
     usual, seeded, other = opened(tmp_path), opened(tmp_path, seed=1), opened(tmp_path, concept="register")
     mine = opened(tmp_path, preset=written(tmp_path / "mine.yaml"))
     spec = usual.models[0]
-    assert {study.folder(study.models[0]) for study in (usual, seeded, other, mine)} == {usual.folder(spec)}
+    same = [study.preset.models[spec.key] for study in (seeded, other, mine)]
+    assert {study.folder(entry) for study, entry in zip((seeded, other, mine), same)} == {usual.folder(spec)}
     assert usual.folder(spec).parent == tmp_path / "runs/models"
     assert usual.folder(replace(spec, dtype="float16")) != usual.folder(spec)
     with patch("empathy_probes.machine.study.fit_layers", side_effect=AssertionError("fitted again")):
@@ -54,7 +55,7 @@ def test_what_a_model_computed_is_kept_once_for_all_presets_seeds_and_concepts(t
     np.testing.assert_array_equal(directions[0], directions[2])
     assert not np.array_equal(directions[0], directions[1])
     with patch("empathy_probes.machine.study.fit_layers", side_effect=AssertionError("fitted again")):
-        np.testing.assert_array_equal(read_probes(mine, mine.models[0]).mean_difference, directions[0])
+        np.testing.assert_array_equal(read_probes(mine, same[-1]).mean_difference, directions[0])
 
 
 def test_no_preset_has_the_name_of_the_folder_in_which_that_is_kept(tmp_path):
