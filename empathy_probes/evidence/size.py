@@ -192,5 +192,12 @@ def describe_sizes(
         if not judged:
             continue
         yes, no = ([title for title, value in judged.items() if value is wanted] for wanted in (True, False))
-        lines.append(f"{said}: in {', '.join(yes) or 'none'}; not in {', '.join(no) or 'none'}.")
+        lines.append(f"{said}: {_where(yes, no)}.")
     return lines
+
+
+def _where(yes: list[str], no: list[str]) -> str:
+    "The titles of the models in which a finding holds, and of those in which it does not."
+    if yes and no:
+        return f"in {', '.join(yes)}, but not in {', '.join(no)}"
+    return f"in all models ({', '.join(yes)})" if yes else f"in none of the models ({', '.join(no)})"
