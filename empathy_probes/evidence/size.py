@@ -182,17 +182,18 @@ def holds(
 def describe_sizes(
     table: pd.DataFrame,  # model, parameters, finding, direction, value, lower, upper
     titles: dict[str, str],  # key and title of each model
-) -> list[str]:  # one sentence per finding
+) -> list[str]:  # one sentence per finding, with the value of the probe and its interval for each model
     "In which models each finding holds, smallest model first."
     lines = []
     for finding, said in SAID.items():
         rows = table[table["finding"] == finding].sort_values("parameters", kind="stable")
-        found = {titles[model]: holds(group) for model, group in rows.groupby("model", sort=False)}
-        judged = {title: value for title, value in found.items() if value is not None}
-        if not judged:
-            continue
-        yes, no = ([title for title, value in judged.items() if value is wanted] for wanted in (True, False))
-        lines.append(f"{said}: {_where(yes, no)}.")
+        named = {True: [], False: [], None: []}
+        for model, group in rows.groupby("model", sort=False):
+            probe = group.set_index("direction").loc["probe"]
+            number = f"{probe['value']:.2f} [{probe['lower']:.2f}, {probe['upper']:.2f}]"
+            named[holds(group)].append(f"{titles[model]} {number}")
+        if named[True] or named[False]:
+            lines.append(f"{said}: {_where(named[True], named[False])}.")
     return lines
 
 
