@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from .drawing import FROM_0_TO_1, GREY, count_label, dot_entry, each_model, legend_below
 from .drawing import p_label, panels, print_style, require_columns
@@ -185,24 +185,30 @@ def findings_by_size(
     "Every finding against the number of parameters, with intervals where there are any (section C8)."
     require_columns(data, ["model", "parameters", "finding", "direction", "value", "lower", "upper"])
     findings = [name for name in SIZE_PANELS if name in set(data["finding"])]
-    figure, axes = panels(len(findings), height=1.9, abreast=3)
+    figure, axes = panels(len(findings), height=1.9, abreast=4)
+    paper = data.iloc[:0] if paper is None else paper
+    counts = pd.concat([data["parameters"], paper["parameters"]])
     for ax, finding in zip(axes, findings):
         label, nothing = SIZE_PANELS[finding]
         if nothing is not None:
             ax.axhline(nothing, color=GREY, linestyle=":", linewidth=0.8)
-        if paper is not None:
-            for marker, (title, rows) in zip("1234", paper[paper["finding"] == finding].groupby("model", sort=False)):
-                _size_points(ax, rows, {"color": GREY, "marker": marker, "markersize": 7}, f"paper: {title}")
+        for marker, title in zip("1234", paper["model"].unique()):
+            rows = paper[(paper["finding"] == finding) & (paper["model"] == title)]
+            _size_points(ax, rows, {"color": GREY, "marker": marker, "markersize": 7}, f"paper: {title}")
         for title, look, rows in each_model(data[data["finding"] == finding], models):
             _size_points(ax, rows, look, title)
-        ax.set(xscale="log", xlabel="parameters", ylabel=label)
+        ax.set(xscale="log", xlim=(counts.min() / 1.6, counts.max() * 1.6), xlabel="parameters", ylabel=label)
         ax.set(**FROM_0_TO_1 if finding.startswith(("auroc", "coherent")) else {})
-        ax.xaxis.set_major_locator(LogLocator(subs=[1, 3]))
-        ax.xaxis.set_major_formatter(lambda count, _: f"{count / 1e9:g} B")
+        ax.xaxis.set_major_formatter(_billions)
         ax.minorticks_off()
     random = [] if "random" not in set(data["direction"]) else [dot_entry("random direction", "none")]
     legend_below(figure, extra=random)
     return figure
+
+
+def _billions(count: float, place: int) -> str:
+    "A number of parameters as the axis shows it."
+    return f"{count / 1e9:g}B" if count >= 1e9 else f"{count / 1e6:g}M"
 
 
 def _size_points(ax, rows: pd.DataFrame, look: dict, title: str) -> None:
