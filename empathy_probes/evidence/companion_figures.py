@@ -213,7 +213,7 @@ def _billions(count: float, place: int) -> str:
 
 def _size_points(ax, rows: pd.DataFrame, look: dict, title: str) -> None:
     "A model's value along the probe, and along the random direction a little to the right."
-    for direction, shift, fill in [("random", 1.08, "none"), ("probe", 1, "full")]:
+    for direction, shift, fill in [("random", 1.15, "none"), ("probe", 1, "full")]:
         own = rows[rows["direction"] == direction]
         if own.empty:
             continue
