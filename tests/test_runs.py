@@ -37,6 +37,8 @@ class Project:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("Snakefile", "Makefile", "settings.ini", "pyproject.toml"):
             shutil.copy(ROOT / name, folder / name)
+        (folder / "figures/published").mkdir(parents=True)
+        shutil.copy(ROOT / "figures/published/size.csv", folder / "figures/published")  # which section C8 shows beside its own
         self.script("papermill", PAPERMILL)
         paths = [str(self.bin), str(Path(sys.executable).parent), os.environ["PATH"]]
         self.environment = os.environ | {"PATH": os.pathsep.join(paths), "PYTHONPATH": str(folder), "RECORD": str(self.record)}
