@@ -148,7 +148,7 @@ def transferred_directions(
         ax.axvline(0.5 if column == "auroc" else 0, color=GREY, linestyle=":", linewidth=0.6)
         for _, row in data.iterrows():
             _draw_transfer(ax, row, column, places, colors[row["target"]])
-        ax.set(xlabel=label)
+        ax.set(xlabel=wrapped(label, 1.4))
     axes[0].set(ylim=(len(labels) - 0.4, -0.6))
     axes[0].set_yticks(range(len(labels)), labels)
     legend_below(figure, extra=[
