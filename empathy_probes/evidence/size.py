@@ -162,7 +162,7 @@ def paper_findings() -> pd.DataFrame:  # the columns of size.csv; model is the p
 # %% ../../nbs/evidence/21_size.ipynb #930c48a9
 SAID = {  # finding: what it says where it holds
     "auroc_test": "The direction tells the test pairs apart",
-    "auroc_hard": "It tells the hard pairs apart",
+    "auroc_hard": "The direction tells the hard pairs apart by the deed",
     "agreement": "The projections of single texts agree with those of the other models",
     "words": "The word score rises with the dose, and more than along the random direction",
     "log_odds": "The log-odds of helping rise with the dose, and more than along the random direction",
