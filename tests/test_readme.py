@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from empathy_probes.machine.presets import load_preset
-from empathy_probes.evidence.size import describe_sizes
+from empathy_probes.evidence.size import broken_controls, describe_sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -14,7 +14,7 @@ SIZE = pd.read_csv(ROOT / "figures/ladder/size.csv")
 TITLES = {key: spec.title for key, spec in load_preset("ladder").models.items()}
 
 
-@pytest.mark.parametrize("sentence", describe_sizes(SIZE, TITLES))
+@pytest.mark.parametrize("sentence", [*describe_sizes(SIZE, TITLES), broken_controls(SIZE, TITLES)])
 def test_a_finding_stands_there_with_its_models_and_numbers(sentence):
     assert sentence in README
 

@@ -205,7 +205,7 @@ def findings_by_size(
     legend_below(figure, extra=random)
     return figure
 
-
+# %% ../../nbs/evidence/18_companion_figures.ipynb #9d173d7a
 def _billions(count: float, place: int) -> str:
     "A number of parameters as the axis shows it."
     return f"{count / 1e9:g}B" if count >= 1e9 else f"{count / 1e6:g}M"

@@ -143,7 +143,7 @@ def panels(
         unused.remove()
     return figure, list(grid.flat[:count])
 
-
+# %% ../../nbs/evidence/16_drawing.ipynb #17c3588c
 def legend_below(
     figure: Figure,  # with its panels drawn
     extra: list = (),  # further handles, after those of the panels
@@ -163,7 +163,7 @@ def legend_below(
         legend.remove()
     figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)
 
-
+# %% ../../nbs/evidence/16_drawing.ipynb #1aef4827
 def wrapped(
     label: str,  # a title or the label of an axis
     width: float,  # of its panel, in inches

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SLOPES', 'LARGEST_DOSE', 'SAID', 'replicate_interval', 'replicate_slopes', 'steering_findings', 'detection_findings',
            'agreement_with_others', 'agreement_findings', 'released_findings', 'paper_findings', 'holds',
-           'describe_sizes']
+           'describe_sizes', 'broken_controls']
 
 # %% ../../nbs/evidence/21_size.ipynb #1ac6d28b
 import numpy as np
@@ -17,6 +17,7 @@ from ..method.scoring import score_samples, wilson_interval
 from ..machine.parameters import Study, project_root
 from ..machine.presets import ModelSpec
 from ..machine.study import chosen_layer, read_probes, read_split
+from .dose import BROKEN_COHERENCE
 from .published import paper_values
 from .released_results import load_released
 from .steering_uncertainty import sample_slopes
@@ -164,8 +165,8 @@ SAID = {  # finding: what it says where it holds
     "auroc_test": "The direction tells the test pairs apart",
     "auroc_hard": "The direction tells the hard pairs apart by the deed",
     "agreement": "The projections of single texts agree with those of the other models",
-    "words": "The word score rises with the dose, and more than along the random direction",
-    "log_odds": "The log-odds of helping rise with the dose, and more than along the random direction",
+    "words": "The word score rises with the dose, and more than along one random direction",
+    "log_odds": "The log-odds of helping rise with the dose, and more than along one random direction",
 }
 
 
@@ -195,6 +196,17 @@ def describe_sizes(
         if named[True] or named[False]:
             lines.append(f"{said}: {_where(named[True], named[False])}.")
     return lines
+
+
+def broken_controls(
+    table: pd.DataFrame,  # as for `describe_sizes`
+    titles: dict[str, str],  # key and title of each model
+) -> str:  # a sentence
+    "The models whose text does not hold together along the random direction, so that it is no fair control there."
+    ends = table[table["finding"].str.startswith("coherent") & (table["direction"] == "random")]
+    broken = ends[ends["value"] < BROKEN_COHERENCE]["model"].unique()
+    names = ", ".join(titles[model] for model in broken) or "no model"
+    return f"At an end of the doses fewer than half of the samples along the random direction are coherent in {names}."
 
 
 def _where(yes: list[str], no: list[str]) -> str:

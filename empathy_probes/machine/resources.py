@@ -57,7 +57,7 @@ def shortage(
     names, ways_out = ", ".join(spec.key for spec in specs), CPU_WAYS_OUT if device == "cpu" else WAYS_OUT
     return "\n".join([f"This machine cannot run {names}:", *[f"- {line}" for line in found], ways_out]) if found else ""
 
-
+# %% ../../nbs/machine/05_resources.ipynb #cfb367ad
 def _short_of_main_memory(specs: list[ModelSpec]) -> list[str]:
     "One line per model whose weights do not fit into the main memory that is available; random models always do."
     found, free = [], psutil.virtual_memory().available
@@ -93,7 +93,7 @@ def _short_of_memory(sized: list[tuple[ModelSpec, PreTrainedModel]]) -> list[str
             found.append(_too_large(spec.key, needed, "GPU", _kind(spec), free))
     return found
 
-
+# %% ../../nbs/machine/05_resources.ipynb #f7e6c26f
 def _short_of_disk(sized: list[tuple[ModelSpec, PreTrainedModel]]) -> list[str]:
     "One line if the disk has no room for what is still to be downloaded."
     cache = Path(constants.HF_HUB_CACHE)

@@ -27,7 +27,7 @@ def cache_folder() -> Path:
     "The user's cache for downloads, conversions and hashes (on Linux `~/.cache/empathy_probes`)."
     return Path(pooch.os_cache("empathy_probes"))
 
-
+# %% ../../nbs/machine/03_sources.ipynb #424c44e6
 def conversion_folder(
     spec: ModelSpec,  # a model whose weights are in a package
     cache: Path | None = None,  # the user's by default
@@ -44,7 +44,7 @@ def wheel_path(
     "Where a wheel is kept once it is downloaded: under its hash, so that no other one is taken for it."
     return Path(cache or cache_folder()) / "wheels" / f"{sha256[-64:]}.whl"
 
-
+# %% ../../nbs/machine/03_sources.ipynb #8d1ea89c
 def unconverted(
     preset: str,  # a preset's name, or its file
     cache: Path | None = None,  # the user's by default
@@ -62,7 +62,7 @@ def missing_wheels(
     wanted = dict.fromkeys(requirement for spec in specs for requirement in spec.package["requirements"])
     return [requirement for requirement in wanted if not wheel_path(requirement, cache).is_file()]
 
-
+# %% ../../nbs/machine/03_sources.ipynb #a9c9104a
 def package_files(
     spec: ModelSpec,  # a model whose weights are in a package
     cache: Path | None = None,  # the user's by default
