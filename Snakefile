@@ -87,7 +87,10 @@ SECTIONS = {
     "c6_alignment": Section(PROBES, ["geometry", "agreement", *BETWEEN_MODELS[:1]], BETWEEN_MODELS[1:]),
     "c7_dose": Section(SAMPLES, ["trends", "doses", "answers"], ["figure16", "figure17"], tokens=steering),
     "c8_size": Section([*SAMPLES, "figures/published/size.csv"], ["size"], ["figure18"]),
+    "c9_deed": Section(PROBES, ["crossed"], ["figure19"]),
 }
+if not len(STUDY.concept.crossed):
+    del SECTIONS["c9_deed"]
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
     "c2_claims": Section([], ["claims", "claims_summary"]),

@@ -1,9 +1,11 @@
 "Nulls and intervals: calibration and determinism."
 
 import numpy as np
+from scipy.stats import ttest_1samp
 
-from empathy_probes.method.detection import auroc, separation
-from empathy_probes.evidence.uncertainty import bootstrap_interval, random_direction_null, rank_p, shuffled_label_null
+from empathy_probes.method.detection import auroc
+from empathy_probes.evidence.intervals import auroc_interval, detection_intervals
+from empathy_probes.evidence.uncertainty import random_direction_null, rank_p, shuffled_label_null
 
 
 def test_rank_p_is_calibrated_where_there_is_nothing_to_find():
@@ -37,31 +39,25 @@ def test_identical_pairs_give_a_null_at_chance():
     assert null.tolist() == [0.5] * 5
 
 
-def test_bootstrap_keeps_pairs_together_and_scenarios_balanced():
-    scenarios = np.repeat(["a", "b", "c"], [4, 3, 2])
-    positive = np.arange(9.0)
-    seen = []
-
-    def record(scores, labels):
-        drawn = scores[labels == 1].astype(int)
-        np.testing.assert_array_equal(scores[labels == 0], drawn + 100)
-        seen.append(sorted(scenarios[drawn]))
-        return 0.0
-
-    bootstrap_interval(positive, positive + 100, scenarios, record, trials=50)
-    assert len(seen) == 50
-    assert all(resample == sorted(scenarios) for resample in seen)
-
-
-def test_bootstrap_repeats_with_its_seed_and_narrows_with_its_level():
+def test_the_score_interval_of_an_auroc_covers_whatever_the_projections_are():
     rng = np.random.default_rng(0)
-    positive, negative = rng.standard_normal((2, 15))
-    scenarios = np.repeat(list("abcde"), 3)
+    scenarios = np.repeat(np.linspace(-1, 1, 5), 3)  # some scenarios lie higher than others
+    drawn = {
+        "normal": rng.standard_normal((2, 1000, 15)),
+        "long tails": rng.standard_t(3, (2, 1000, 15)),
+        "unequal spread": rng.standard_normal((2, 1000, 15)) * np.array([2, 1])[:, None, None],
+        "scenarios differ": rng.standard_normal((2, 1000, 15)) + scenarios,
+    }
+    for name, (positive, negative) in drawn.items():
+        for gap in (0, 1.2, 2.5):
+            found = ((positive + gap)[:, :, None] > negative[:, None, :]).mean(axis=(1, 2)).round(9)
+            ends = {value: auroc_interval(value, 15, 15) for value in np.unique(found)}
+            covered = np.mean([ends[value][0] <= found.mean() <= ends[value][1] for value in found])
+            assert covered > 0.925, (name, gap, covered)
 
-    def interval(**options):
-        return bootstrap_interval(positive, negative, scenarios, separation, **options)
 
-    assert interval(seed=1) == interval(seed=1) != interval(seed=2)
-    low, high = interval(level=0.5)
-    wide_low, wide_high = interval(level=0.99)
-    assert wide_low < low < high < wide_high
+def test_the_jackknife_of_separation_is_the_interval_of_the_mean_difference():
+    positive, negative = np.random.default_rng(0).standard_normal((2, 15))
+    usual = ttest_1samp(positive - negative, 0).confidence_interval(0.95)
+    [_, row, _] = detection_intervals(positive, negative)
+    np.testing.assert_allclose([row["lower"], row["upper"]], [usual.low, usual.high])

@@ -19,11 +19,10 @@ from .drawing import require_columns, wrapped
 # %% ../../nbs/evidence/22_dose_figures.ipynb #ed2816bd
 @print_style
 def detection_steering(
-    data: pd.DataFrame,  # model, layer, auroc, success_rate, low, high, n (conditions); one row per model and layer
+    data: pd.DataFrame,  # model, layer, auroc, success_rate, low, high (95%), n (conditions)
     models: dict[str, str],  # key and title of each model, in the preset's order
     column: str = "auroc",  # or another statistic that may tell where to steer
     label: str = "AUROC of detection (test pairs)",  # its name
-    interval: str = "95% Wilson interval",  # what `low` and `high` are
 ) -> Figure:
     "Success rate of steering against AUROC of detection, one point per model and layer (section 5.1)."
     require_columns(data, ["model", "layer", column, "success_rate", "low", "high", "n"])
@@ -37,7 +36,7 @@ def detection_steering(
             point |= {"elinewidth": 0.8, "label": f"{title}, layer {row['layer']}"}
             ax.errorbar(row[column], row["success_rate"], reach, **point)
     ax.set(xlabel=label, ylabel=f"success rate (N = {count_label(data)})", **FROM_0_TO_1)
-    legend = figure.legend(loc="outside right upper", title=f"bars: {interval}")
+    legend = figure.legend(loc="outside right upper", title="bars: 95% interval")
     needed = legend.get_window_extent().height / figure.dpi + 0.1
     figure.set_figheight(max(figure.get_figheight(), needed))
     return figure

@@ -41,7 +41,7 @@ def auroc_by_depth(
         if "auroc_low" in rows:
             band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
             ax.fill_between(rows["depth"], rows["auroc_low"], rows["auroc_high"], **band)
-            extra = [Patch(color="0.85", label="95% bootstrap interval")]
+            extra = [Patch(color="0.85", label="95% interval")]
     ax.axhline(0.5, color=GREY, linestyle=":", linewidth=0.8, label="chance")
     ax.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     ax.set(xlabel="depth (share of the model's blocks)", ylabel=f"AUROC (N = {count_label(data)} texts)")

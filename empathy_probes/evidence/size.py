@@ -13,11 +13,12 @@ import pandas as pd
 from scipy.stats import rankdata, ttest_1samp
 
 from ..method.directions import project
-from ..method.scoring import score_samples, wilson_interval
+from ..method.scoring import score_samples
 from ..machine.parameters import Study, project_root
 from ..machine.presets import ModelSpec
 from ..machine.study import chosen_layer, read_probes, read_split
 from .dose import BROKEN_COHERENCE
+from .intervals import auroc_interval, jackknife_interval, share_interval
 from .published import paper_values
 from .released_results import load_released
 from .steering_uncertainty import sample_slopes
@@ -64,7 +65,7 @@ def steering_findings(
     for direction, samples in directions.items():
         for finding, dose in {"coherent_low": samples["dose"].min(), "coherent_high": samples["dose"].max()}.items():
             coherent = samples.loc[samples["dose"] == dose, "coherent"]
-            lower, upper = wilson_interval(int(coherent.sum()), len(coherent))
+            lower, upper = share_interval(coherent.mean(), len(coherent))
             share = {"value": coherent.mean(), "lower": lower, "upper": upper, "n": len(coherent)}
             rows.append({"finding": finding, "direction": direction, **share})
     return rows
@@ -80,7 +81,7 @@ def detection_findings(
     rows = []
     for split in ["test", "hard"] if len(study.concept.hard_pairs) else ["test"]:
         read = read_split(study, spec, split)
-        found = measure_detector(project(read.activations[:, layer], direction), read.scenarios, study.seed)
+        found = measure_detector(project(read.activations[:, layer], direction))
         measured = {"value": found["auroc"], "lower": found["auroc_low"], "upper": found["auroc_high"], "n": found["n"]}
         rows.append({"finding": f"auroc_{split}", "direction": "probe", **measured})
     return rows
@@ -89,29 +90,25 @@ def detection_findings(
 def agreement_with_others(
     projections: dict[str, np.ndarray],  # model: its projections of the same texts [text]; two models at least
     groups: np.ndarray,  # the group of each text [text]
-    trials: int = 1000,  # resamples
-    seed: int = 0,  # of the resampling
-) -> list[dict]:  # model, finding, direction, value, lower, upper (95% percentile bootstrap), n (texts)
+) -> list[dict]:  # model, finding, direction, value, lower, upper (95%, jackknife), n (texts)
     "Mean rank correlation within groups between each model and the others. Raises `ValueError` for a single model."
     if len(projections) < 2:
         raise ValueError(f"agreement needs two models or more; there is {', '.join(projections) or 'none'}")
     values, groups = np.stack(list(projections.values())), np.asarray(groups)
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    rng = np.random.default_rng(seed)
-    draws = [[rng.choice(group, len(group)) for group in members] for _ in range(trials)]
-    observed = _mean_agreement(values, members)
-    lower, upper = np.nanquantile([_mean_agreement(values, draw) for draw in draws], [0.025, 0.975], axis=0)
-    columns = {"value": observed, "lower": lower, "upper": upper}
-    return [
-        {"model": model, "finding": "agreement", "direction": "probe", "n": len(groups)}
-        | {name: float(column[i]) for name, column in columns.items()}
-        for i, model in enumerate(projections)
-    ]
+    observed = _mean_agreement(values, groups)
+    without = [_mean_agreement(np.delete(values, i, axis=1), np.delete(groups, i)) for i in range(len(groups))]
+    rows = []
+    for model, value, left in zip(projections, observed, np.transpose(without)):
+        lower, upper = jackknife_interval(value, left)
+        row = {"model": model, "finding": "agreement", "direction": "probe", "value": value}
+        rows.append(row | {"lower": lower, "upper": upper, "n": len(groups)})
+    return rows
 
 
-def _mean_agreement(values: np.ndarray, members: list[np.ndarray]) -> np.ndarray:
+def _mean_agreement(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     "Of each model, the mean over groups and other models of the rank correlation [model]."
-    correlations = np.mean([np.corrcoef(rankdata(values[:, chosen], axis=1)) for chosen in members], axis=0)
+    members = [groups == group for group in np.unique(groups)]
+    correlations = np.mean([np.corrcoef(rankdata(values[:, mask], axis=1)) for mask in members], axis=0)
     return (correlations.sum(axis=1) - 1) / (len(values) - 1)  # without the 1 that a model has with itself
 
 # %% ../../nbs/evidence/23_size.ipynb #a4a79f12
@@ -127,7 +124,7 @@ def agreement_findings(
         direction = read_probes(study, spec).mean_difference[layer]
         projections[spec.key] = np.concatenate([project(read.activations[:, layer], direction) for read in reads])
     groups = np.concatenate([2 * i + read.labels for i, read in enumerate(reads)])
-    return agreement_with_others(projections, groups, seed=study.seed)
+    return agreement_with_others(projections, groups)
 
 # %% ../../nbs/evidence/23_size.ipynb #df735682
 LARGEST_DOSE = 3  # distances of the class means, to which the presets of this project go
@@ -137,7 +134,7 @@ def released_findings(
     study: Study,  # whose concept is the released data
     spec: ModelSpec,  # a released model
 ) -> list[dict]:  # model, parameters, finding, direction, value, lower, upper, n
-    "What the paper's released data say of a model, at the layer of its Figure 6; AUROCs have no interval."
+    "What the paper's released data say of a model, at the layer of its Figure 6."
     released = load_released(study.concept.folder)
     at_layer = "model == @spec.key and layer == @spec.dose_layer"
     detection = released["detection"].query(at_layer).iloc[0]
@@ -146,8 +143,10 @@ def released_findings(
     samples = samples[samples["dose"].abs().round() <= LARGEST_DOSE]
     reaches = samples["dose"].abs().max().round() == LARGEST_DOSE
     found = [row for row in steering_findings(samples) if reaches or not row["finding"].startswith("coherent")]
-    pairs = (study.concept.pairs["split"] == "test").sum()
-    found.append({"finding": "auroc_test", "direction": "probe", "value": detection["auroc"], "n": 2 * pairs})
+    pairs, value = (study.concept.pairs["split"] == "test").sum(), detection["auroc"]
+    lower, upper = auroc_interval(value, pairs, pairs)
+    measured = {"value": value, "lower": lower, "upper": upper, "n": 2 * pairs}
+    found.append({"finding": "auroc_test", "direction": "probe", **measured})
     place = {"model": spec.key, "parameters": round(1e9 * paper_values()["billions"][spec.key])}
     return [place | row for row in found]
 

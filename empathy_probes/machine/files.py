@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NO_TEXT', 'Rule', 'COUNT', 'LAYER', 'LAYERS', 'NUMBER', 'NUMBERS', 'TEXT', 'TEXTS', 'SWITCH', 'MAPPING',
-           'ConceptError', 'PresetError', 'read_text', 'read_json', 'read_json_lines', 'read_yaml', 'name_fault',
-           'one_of', 'checked']
+           'WITHOUT_BLANKS', 'ConceptError', 'PresetError', 'read_text', 'read_json', 'read_json_lines', 'read_yaml',
+           'name_fault', 'one_of', 'checked', 'text_field']
 
 # %% ../../nbs/machine/00_files.ipynb #bd0bdb18
 import difflib
@@ -204,3 +204,26 @@ def _number_hint(value, holds: Callable) -> str:
             if holds(meant) or holds([meant]):
                 return f"; YAML reads {text} as a text here, so write {number:f}"
     return ""
+
+# %% ../../nbs/machine/00_files.ipynb #5a6a7dc6
+WITHOUT_BLANKS = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60]{20}"
+)  # Thai, Lao, Tibetan · Burmese · Khmer · Japanese · Chinese, with full-width punctuation: no blank in 20 characters
+
+
+def text_field(
+    row: dict,  # one line's object
+    key: str,  # the field wanted
+    where: str,  # "file, line n", for the message
+) -> str:  # the field's text, as written
+    "A non-empty text with blanks between its words. Raises `ConceptError` if there is anything else, or nothing."
+    if key not in row:
+        raise ConceptError(f"{where}: the field {key!r} is missing; there are {list(row)}")
+    value = row[key]
+    if not isinstance(value, str) or not value.strip():
+        raise ConceptError(f"{where}: the field {key!r} must be a non-empty text, not {value!r}")
+    run = WITHOUT_BLANKS.search(value)
+    if run:
+        why = "words are found by the blanks between them, so keywords and coherence mean nothing here"
+        raise ConceptError(f"{where}: the field {key!r} is written without blanks ({run[0]!r}): {why}; translate it")
+    return value

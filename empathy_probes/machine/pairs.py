@@ -25,7 +25,8 @@ from ..method.directions import seed_of
 from ..method.residual_stream import input_device
 from ..method.steering import end_tokens, gpus_of
 from ..method.texts import Scenario
-from .concepts import DATA, read_jsonl, text_field
+from .concepts import DATA, read_jsonl
+from .files import text_field
 from .files import read_yaml
 
 from .store import append_line

@@ -202,7 +202,8 @@ def extraction_tokens(
     concept: Concept,  # whose texts are read
 ) -> int:
     "Tokens that extraction puts through a model, at most."
-    return preset.max_tokens * (3 * len(concept.pairs) + 2 * len(concept.hard_pairs) + 2 * len(concept.completions))
+    pairs, situations = 3 * len(concept.pairs) + 2 * len(concept.hard_pairs), 4 * len(concept.crossed)
+    return preset.max_tokens * (pairs + situations + 2 * len(concept.completions))
 
 # %% ../../nbs/machine/05_resources.ipynb #3e02c7a8
 def sweep_tokens(

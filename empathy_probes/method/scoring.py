@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['PLAIN', 'SHORTEST_SCORED', 'SETTING', 'DEFINITIONS', 'LEAST_COHERENCE', 'count_terms', 'concept_language',
            'word_score', 'is_coherent', 'repeated_4grams', 'compression_ratio', 'score_samples', 'rates',
-           'change_from_zero', 'outcomes', 'is_success', 'wilson_interval', 'success']
+           'change_from_zero', 'outcomes', 'is_success', 'success']
 
 # %% ../../nbs/method/07_scoring.ipynb #375cd0c9
 import zlib
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from .texts import Lexicon
 
@@ -193,45 +192,26 @@ def is_success(
     return moved & (coherence >= LEAST_COHERENCE) if definition == "strict" else moved
 
 # %% ../../nbs/method/07_scoring.ipynb #e807c594
-def wilson_interval(
-    successes: int,  # how many succeeded
-    n: int,  # of how many
-    level: float = 0.95,  # coverage
-) -> tuple[float, float]:  # low, high; both NaN if n is 0
-    "Wilson's score interval of a share."
-    if n == 0:
-        return np.nan, np.nan
-    interval = binomtest(int(successes), int(n)).proportion_ci(confidence_level=level, method="wilson")
-    return float(interval.low), float(interval.high)
-
-# %% ../../nbs/method/07_scoring.ipynb #5d417f6a
 def success(
     conditions: pd.DataFrame,  # from `rates`
     definition: str = "published",  # one of `DEFINITIONS`
     setting: list[str] = SETTING,  # columns that identify a setting
 ) -> pd.DataFrame:  # one row per setting
     """
-    Success rates with their Wilson intervals (Table 3). success_rate, low, high and n are of all alphas but 0,
-    success_positive, low_positive and so on of alpha above 0, and success_negative and so on of alpha below 0.
-    baseline is the rate at alpha 0, and coherence the mean over all conditions, alpha 0 included.
+    Success rates (Table 3). success_rate and n (conditions) are of all alphas but 0, success_positive and n_positive
+    of alpha above 0, and success_negative and n_negative of alpha below 0. baseline is the rate at alpha 0, and
+    coherence the mean over all conditions, alpha 0 included.
     Raises `ValueError` as `outcomes` does.
     """
     judged = outcomes(conditions, definition, setting)
     rows = []
     for key, group in judged.groupby(setting, sort=False):
         row = dict(zip(setting, key))
-        row |= _share(group["success"], "success_rate", "")
-        row |= _share(group.loc[group["alpha"] > 0, "success"], "success_positive", "_positive")
-        row |= _share(group.loc[group["alpha"] < 0, "success"], "success_negative", "_negative")
+        above, below = group.loc[group["alpha"] > 0, "success"], group.loc[group["alpha"] < 0, "success"]
+        row |= {"success_rate": group["success"].mean(), "n": len(group)}
+        row |= {"success_positive": above.mean(), "n_positive": len(above)}
+        row |= {"success_negative": below.mean(), "n_negative": len(below)}
         rows.append(row)
     baseline = conditions[conditions["alpha"] == 0].set_index(setting)["rate"].rename("baseline")
     coherence = conditions.groupby(setting)["coherence"].mean()
     return pd.DataFrame(rows).join(baseline, on=setting).join(coherence, on=setting)
-
-
-def _share(successes: pd.Series, name: str, suffix: str) -> dict[str, float]:
-    "A share with its interval and count, as columns of a success table."
-    n = len(successes)
-    low, high = wilson_interval(successes.sum(), n)
-    share = successes.mean() if n else np.nan
-    return {name: share, f"low{suffix}": low, f"high{suffix}": high, f"n{suffix}": n}

@@ -1,0 +1,130 @@
+"The crossed texts keep the rules that they were written by, and no simple shortcut tells the deed."
+
+import re
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from empathy_probes.method.detection import auroc
+from empathy_probes.method.texts import labelled_texts
+from empathy_probes.machine.concepts import CROSSED_KINDS, load_concept
+from empathy_probes.machine.files import read_json_lines
+from empathy_probes.evidence.crossed import crossed_texts
+from empathy_probes.evidence.words import count_keywords
+from test_concepts import BANNED, SCENARIOS, words
+from test_hard_pairs import FEELINGS, HARD_TEXTS, KEYWORDS, LEXICON
+
+CONCEPT = load_concept("empathy")
+CROSSED, TEXTS = CONCEPT.crossed, crossed_texts(CONCEPT)
+DEED = np.tile([1, 1, 0, 0], len(CROSSED))
+WARM, PLAIN = ["deed_and_words", "words"], ["deed", "neither"]
+FEELINGS_AND_CARE = (*FEELINGS, "sorry", "care", "caring", "feel", "felt", "kind", "gentle")
+FIRST_PERSON = set("i me my mine myself we us our ours i'm i've i'd i'll we're we've we'd we'll".split())
+PRONOUNS = sorted(FIRST_PERSON | set("he him his she her hers they them their it its you your".split()))
+AUXILIARIES = """is are was were be been am have has had do does did will would can could shall should may might must not"""
+
+
+def rates(text, counted):
+    "How often each of some words occurs, as a share of the words."
+    tokens = Counter(words(text))
+    return [tokens[word] / tokens.total() for word in counted]
+
+
+def warm_words(text):
+    "How many words name a feeling or care."
+    return sum(word.startswith(FEELINGS_AND_CARE) for word in words(text))
+
+
+def test_eight_situations_a_scenario_half_by_each_hand():
+    assert Counter(CROSSED.scenario) == dict.fromkeys(SCENARIOS, 8)
+    rows = pd.DataFrame([row for _, row in read_json_lines(CONCEPT.folder / "crossed.jsonl")])
+    assert (rows.groupby(["scenario", "source"]).size() == 4).all() and rows.source.nunique() == 2
+
+
+def test_lengths():
+    lengths = CROSSED[list(CROSSED_KINDS)].map(lambda text: len(text.split()))
+    assert lengths.to_numpy().min() >= 150 and lengths.to_numpy().max() <= 250
+    assert (lengths.max(axis=1) / lengths.min(axis=1)).max() <= 1.05
+
+
+def test_the_four_texts_of_a_situation_are_alike_in_form():
+    marks = [",", ".", "?", "'\"‘’“”", ":;", "–—-", "!", "\n"]
+    for situation in CROSSED[list(CROSSED_KINDS)].to_numpy():
+        first_person = [100 * sum(rates(text, FIRST_PERSON)) for text in situation]
+        assert max(first_person) - min(first_person) <= 1, situation[0][:40]
+        for mark in marks:
+            counts = [sum(text.count(sign) for sign in mark) for text in situation]
+            assert max(counts) - min(counts) <= 2, (situation[0][:40], mark)
+
+
+@pytest.mark.parametrize("warm, plain", [("deed_and_words", "deed"), ("words", "neither")])
+def test_warm_words_stand_where_they_should_and_nowhere_else(warm, plain):
+    assert count_keywords(list(CROSSED[warm]), KEYWORDS).min() >= 4
+    assert min(map(warm_words, CROSSED[warm])) >= 5
+    assert count_keywords(list(CROSSED[plain]), KEYWORDS).max() == 0
+    assert max(map(warm_words, CROSSED[plain])) == 0
+    terms = LEXICON.positive + LEXICON.score_positive
+    assert [text[:40] for text in CROSSED[plain] if any(term in text.lower() for term in terms)] == []
+
+
+def test_the_deed_changes_neither_the_warm_words_nor_the_ends_of_a_text():
+    for helps, goes_on in [("deed_and_words", "words"), ("deed", "neither")]:
+        for one, other in zip(CROSSED[helps], CROSSED[goes_on]):
+            assert abs(np.diff(count_keywords([one, other], KEYWORDS))[0]) <= 1
+            assert words(one)[:20] == words(other)[:20] and words(one)[-20:] == words(other)[-20:]
+
+
+def test_no_text_shares_eight_words_in_a_row_with_another_situation_or_file():
+    def runs(texts):
+        return {tuple(tokens[i:i + 8]) for tokens in map(words, texts) for i in range(len(tokens) - 7)}
+
+    others = runs([*HARD_TEXTS, *CONCEPT.pairs.positive, *CONCEPT.pairs.negative, *CONCEPT.completions.text])
+    situations = [runs(texts) for texts in CROSSED[list(CROSSED_KINDS)].to_numpy()]
+    assert {" ".join(run) for situation in situations for run in situation & others} == set()
+    assert {" ".join(run) for one, other in combinations(situations, 2) for run in one & other} == set()
+
+
+@pytest.mark.parametrize("term", [*BANNED, "task-focus"])
+def test_no_text_names_the_concept_or_its_instruction(term):
+    assert [text[:40] for text in TEXTS if term in text.lower()] == []
+    assert [text[:40] for text in TEXTS if re.search(r"\b(AI|LLM|GPT)\b", text)] == []
+
+
+COUNTED = {
+    "length": lambda text: [len(words(text))],
+    "punctuation": lambda text: [text.count(mark) / len(text) for mark in ".,:;?!'-—()"],
+    "digits": lambda text: [sum(sign.isdigit() for sign in text) / len(text)],
+    "pronouns": lambda text: rates(text, PRONOUNS),
+    "auxiliaries": lambda text: rates(text, AUXILIARIES.split()),
+    "first person": lambda text: [sum(rates(text, FIRST_PERSON))],
+}
+
+
+@pytest.mark.parametrize("shortcut", COUNTED)
+def test_no_count_that_is_learnt_on_the_training_pairs_tells_the_deed(shortcut):
+    texts, labels = labelled_texts(CONCEPT.pairs, "train")
+    detector = make_pipeline(StandardScaler(), LogisticRegression()).fit(list(map(COUNTED[shortcut], texts)), labels)
+    assert 0.4 < auroc(detector.decision_function(list(map(COUNTED[shortcut], TEXTS))), DEED) < 0.6
+
+
+PARTS = {
+    "stop words": (sorted(ENGLISH_STOP_WORDS), slice(None)),
+    "first 20 words": (None, slice(20)),
+    "last 20 words": (None, slice(-20, None)),
+}
+
+
+@pytest.mark.parametrize("shortcut", PARTS)
+def test_no_part_of_a_text_that_is_learnt_on_the_training_pairs_tells_the_deed(shortcut):
+    vocabulary, part = PARTS[shortcut]
+    texts, labels = labelled_texts(CONCEPT.pairs, "train")
+    train, test = [[" ".join(words(text)[part]) for text in chosen] for chosen in (texts, TEXTS)]
+    detector = make_pipeline(TfidfVectorizer(vocabulary=vocabulary), LogisticRegression()).fit(train, labels)
+    assert 0.4 < auroc(detector.decision_function(test), DEED) < 0.6
