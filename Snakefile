@@ -89,8 +89,6 @@ SECTIONS = {
     "c8_size": Section([*SAMPLES, "figures/published/size.csv"], ["size"], ["figure18"]),
     "c9_deed": Section(PROBES, ["crossed"], ["figure19"]),
 }
-if not len(STUDY.concept.crossed):
-    del SECTIONS["c9_deed"]
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
     "c2_claims": Section([], ["claims", "claims_summary"]),
@@ -100,6 +98,8 @@ RELEASED_SECTIONS = {
 }
 if RELEASED:
     SECTIONS = RELEASED_SECTIONS
+elif STUDY.concept.crossed.empty:
+    del SECTIONS["c9_deed"]
 
 
 def products(section):
