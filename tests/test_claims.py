@@ -42,7 +42,13 @@ def verdicts(claims, number):
 @pytest.mark.parametrize(
     "number, expected",
     {
-        "success rate: ": {"reproduced": 14, "artefact of the definition": 4},
+        "success rate: ": {"reproduced": 13, "artefact of the definition": 4, "differs": 1},
+        "success rate: Dolphin-Llama-3.1, layer 16, the listener": {"differs": 1},  # of positive alphas, says its star
+        "p-value of Qwen's success below alpha 0": {"differs": 1},
+        "p-value of Qwen's success above alpha 0": {"reproduced": 1},
+        "p-value of Phi-3's success below alpha 0": {"reproduced": 1},
+        "p-value of Phi-3's success above alpha 0": {"differs": 1},
+        "p-value of the trend of": {"reproduced": 6},
         "success rate in The Listener, Qwen and Phi-3": {"artefact of the definition": 1},
         "success rate in The Listener, all": {"differs": 1},
         "Qwen's rate in The Listener": {"differs": 1},

@@ -9,7 +9,7 @@ __all__ = ['shuffled_success', 'success_interval', 'success_uncertainty', 'succe
 # %% ../../nbs/evidence/04_steering_uncertainty.ipynb #c90eb44b
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau, linregress
+from scipy.stats import linregress
 
 from ..method.scoring import SETTING, is_success, outcomes, rates
 from .intervals import share_interval
@@ -120,14 +120,33 @@ def null_counts(
 def monotone_trend(
     scored: pd.DataFrame,  # from `score_samples`
     column: str = "word_score",  # what may rise with alpha
+    by: list[str] | None = None,  # some of the setting's columns, such as ["model"]; all of them if not given
+    trials: int = 1000,  # shuffles
+    seed: int = 0,  # of the shuffles
     setting: list[str] = SETTING,  # columns that identify a setting
-) -> pd.DataFrame:  # setting, tau (-1 to 1), p (two-sided), n (samples); one row per setting
-    "Kendall's tau between alpha and a score, over a setting's samples."
+) -> pd.DataFrame:  # by, tau (-1 to 1; mean of the settings), p (two-sided), n (samples); one row per value of `by`
+    "Kendall's tau between alpha and a score, with a p-value from scores shuffled within each setting."
+    rng = np.random.default_rng(seed)
+    drawn = {
+        key: _shuffled_taus(group["alpha"].to_numpy(), group[column].to_numpy(float), trials, rng)
+        for key, group in scored.groupby(setting, sort=False)
+    }
+    drawn = pd.DataFrame(drawn.values(), index=pd.MultiIndex.from_tuples(drawn, names=setting))
+    counts = {key: len(group) for key, group in scored.groupby(by or setting)}
     rows = []
-    for key, group in scored.groupby(setting, sort=False):
-        trend = kendalltau(group["alpha"], group[column].astype(float))
-        rows.append(dict(zip(setting, key)) | {"tau": trend.statistic, "p": trend.pvalue, "n": len(group)})
+    for key, of_settings in drawn.groupby(by or setting, sort=False):
+        tau, *null = of_settings.mean()
+        p = rank_p(round(abs(tau), 9), np.abs(null).round(9)) if tau == tau else np.nan
+        rows.append(dict(zip(by or setting, key)) | {"tau": tau, "p": p, "n": counts[key]})
     return pd.DataFrame(rows)
+
+
+def _shuffled_taus(alphas: np.ndarray, scores: np.ndarray, trials: int, rng: np.random.Generator) -> np.ndarray:
+    "Kendall's tau-b of some samples, and after it that of every shuffle of their scores [1 + trial]."
+    doses, ranks = (np.sign(values[:, None] - values) for values in (alphas, scores))  # of all pairs of samples
+    scale = np.sqrt((doses**2).sum() * (ranks**2).sum())  # no shuffle changes how many pairs are tied
+    places = [np.arange(len(scores)), *(rng.permutation(len(scores)) for _ in range(trials))]
+    return np.array([(doses * ranks[np.ix_(place, place)]).sum() for place in places]) / (scale or np.nan)
 
 # %% ../../nbs/evidence/04_steering_uncertainty.ipynb #894ff29e
 def sample_slopes(
