@@ -84,7 +84,7 @@ def drawn_by_the_companion(keys: list[str], rng: np.random.Generator) -> dict:
     doses = pd.DataFrame(product(keys, [12, 16], ["probe", "random"], [-3.0, 0.0, 3.0]), columns=["model", "layer", "direction", "dose"])
     doses = doses.assign(score_mean=0.5, coherence=1.0, perplexity=rng.uniform(1, 1000, len(doses)), n=30)
     ways = pd.DataFrame(product(keys, ["unsteered", "system prompt", "random direction, dose 1.5"]), columns=["model", "method"])
-    ways = ways.assign(concept=0.5, coherence=1.0, scenario=0.7, harmonic_mean=0.6, n=30)
+    ways = ways.assign(concept=0.5, coherence=1.0, scenario=0.7, all_three=0.6, low=0.4, high=0.8, n=30)
     sizes = pd.DataFrame(product(keys, SIZE_PANELS, ["probe", "random"]), columns=["model", "finding", "direction"])
     sizes = sizes.assign(parameters=10 ** rng.uniform(8, 10, len(sizes)), value=0.6, lower=0.4, upper=0.9)
     figures = {

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['ANSWER_DOSES', 'BROKEN_COHERENCE', 'BROKEN_PERPLEXITY', 'effects_of_pushes', 'dose_effects', 'class_separations',
            'with_dose', 'mean_effects', 'three_answers', 'by_dose', 'count_rising', 'breaking_doses', 'nearest_prompt',
-           'unsteered_and_baselines', 'describe_methods', 'ways_to_ask', 'summarise_ways']
+           'unsteered_and_baselines', 'describe_methods', 'ways_to_ask', 'summarise_ways', 'compare_with_prompt']
 
 # %% ../../nbs/evidence/09_dose.ipynb #97e9624a
 import numpy as np
 import pandas as pd
-from scipy.stats import hmean
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -22,6 +21,7 @@ from ..machine.models import shared_model
 from ..machine.presets import ModelSpec, chosen_scenarios
 from ..machine.study import Study, chosen_layer, model_sweep, read_probes, run_sweep, steering_plan
 from ..machine.sweep import load_generations
+from .intervals import share_interval
 
 # %% ../../nbs/evidence/09_dose.ipynb #47ab7ffb
 def effects_of_pushes(
@@ -210,15 +210,31 @@ def ways_to_ask(
 def summarise_ways(
     ways: pd.DataFrame,  # from `ways_to_ask`
     prompts: dict[str, str],  # scenario: its prompt; of all scenarios
-) -> pd.DataFrame:  # model, method, concept, coherence, scenario (shares), n, harmonic_mean
-    "Three shares and their harmonic mean for every way to ask (Figure 17)."
+) -> pd.DataFrame:  # model, method, concept, coherence, scenario, all_three (shares), n, low, high (of all_three)
+    "Three shares for every way to ask, and that of the samples that are all three, with its interval (Figure 17)."
     follows = pd.Series(nearest_prompt(ways["text"], prompts), index=ways.index) == ways["scenario"]
-    groups = ways.assign(follows=follows).groupby(["model", "method"], sort=False)
+    all_three = ways["concept_language"] & ways["coherent"] & follows
+    groups = ways.assign(follows=follows, all_three=all_three).groupby(["model", "method"], sort=False)
     summary = groups.agg(
         concept=("concept_language", "mean"),
         coherence=("coherent", "mean"),
         scenario=("follows", "mean"),
+        all_three=("all_three", "mean"),
         n=("text", "size"),
     )
-    summary["harmonic_mean"] = hmean(summary[["concept", "coherence", "scenario"]], axis=1)
+    summary[["low", "high"]] = [share_interval(row.all_three, row.n) for row in summary.itertuples()]
     return summary.reset_index()
+
+
+def compare_with_prompt(
+    summary: pd.DataFrame,  # from `summarise_ways`, of one model
+) -> str:  # what can be said
+    "How the doses of the vector compare with the system prompt, by the intervals of the samples that are all three."
+    rows = summary.set_index("method")
+    if "system prompt" not in rows.index:
+        return "there is no system prompt to compare with"
+    prompt, vector = rows.loc["system prompt"], rows[rows.index.str.startswith("vector")]
+    above, below = (vector["low"] > prompt["high"]).sum(), (vector["high"] < prompt["low"]).sum()
+    if above:
+        return f"{above} of {len(vector)} doses of the vector do better than the system prompt"
+    return f"no dose of the vector does better than the system prompt, and {below} of {len(vector)} do worse"

@@ -81,17 +81,19 @@ SUMMARY_PARTS = {"concept": "o", "coherence": "s", "scenario": "^"}  # column: m
 
 @print_style
 def ways_of_asking(
-    data: pd.DataFrame,  # model, method, `SUMMARY_PARTS`, harmonic_mean (0 to 1), n; one row per model and method
+    data: pd.DataFrame,  # model, method, `SUMMARY_PARTS`, all_three, low, high (0 to 1), n; one row per way
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "Harmonic mean of concept, coherence and scenario-following for each way of asking (section C7)."
-    require_columns(data, ["model", "method", *SUMMARY_PARTS, "harmonic_mean", "n"])
+    "Share of samples that show the concept, are coherent and follow the scenario, for each way of asking (section C7)."
+    require_columns(data, ["model", "method", *SUMMARY_PARTS, "all_three", "low", "high", "n"])
     parts = each_model(data, models)
     methods = list(dict.fromkeys(data["method"]))[::-1]
     figure, axes = panels(len(parts), height=0.5 + 0.25 * len(methods), abreast=2, sharex=True, sharey=True)
     for ax, (title, look, rows) in zip(axes, parts):
         positions = [methods.index(method) for method in rows["method"]]
-        ax.barh(positions, rows["harmonic_mean"], color=look["color"], alpha=0.35, height=0.7, label="harmonic mean")
+        reach = [rows["all_three"] - rows["low"], rows["high"] - rows["all_three"]]
+        bars = {"xerr": reach, "ecolor": look["color"], "error_kw": {"elinewidth": 1.2}}
+        ax.barh(positions, rows["all_three"], color=look["color"], alpha=0.35, height=0.7, label="all three", **bars)
         for column, marker in SUMMARY_PARTS.items():
             ax.plot(rows[column], positions, marker, color="0.2", fillstyle="none", label=column)
         ax.set(title=title, xlim=(-0.03, 1.03), xlabel=f"share of samples (N = {count_label(data)} per bar)")
