@@ -19,6 +19,7 @@ from ..method.steering import encode_prompt, generate
 from ..machine.generation import check_steerable, kl_divergences, stream_norm
 from ..machine.models import shared_model
 from ..machine.presets import ModelSpec, chosen_scenarios
+from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import Study, chosen_layer, model_sweep, read_probes, run_sweep, steering_plan
 from ..machine.sweep import load_generations
 from .intervals import share_interval
@@ -36,7 +37,7 @@ def effects_of_pushes(
     pushes = [{layer: np.float32(strength) * direction} for strength, direction in zip(strengths, directions)]
     length = stream_norm(model, prompt_ids, layer)
     return {
-        "norm_share": [abs(strength) / length for strength in strengths],
+        "norm_share": [float(abs(strength) / length) for strength in strengths],
         "kl": kl_divergences(model, prompt_ids, text_ids, pushes),
     }
 
@@ -49,18 +50,23 @@ def dose_effects(
     table = steering_plan(study, spec)
     samples = load_generations(run_sweep(study, spec), table)
     vectors = model_sweep(study, spec).vectors
-    model, tokenizer = shared_model(spec, study.preset.device)
-    check_steerable(model)  # a finished sweep has not tried this model, and the trial says how it can be steered
+    path = study.folder(spec) / "effects.jsonl"
+    kept = {row["key"]: row for row in read_lines(path, ["key", "norm_share", "kl"])}
     rows = []
     settings = table.groupby(["layer", "scenario"], sort=False)
     for (layer, name), conditions in tqdm(settings, desc=f"{spec.title}, doses", unit="setting"):
-        prompt = encode_prompt(tokenizer, study.concept.scenarios[name].prompt, spec.chat_template)
         of_setting = samples[(samples.layer == layer) & (samples.scenario == name)]
         longest = max(of_setting[of_setting.alpha == 0].text, key=len)
-        text = tokenizer(longest, add_special_tokens=False)["input_ids"]
-        directions = [vectors[layer, direction] for direction in conditions.direction]
-        effects = effects_of_pushes(model, prompt, text, layer, conditions.strength.tolist(), directions)
-        rows.append(conditions.assign(**effects))
+        key = fingerprint({"conditions": conditions.fingerprint.tolist(), "text": longest})
+        if key not in kept:
+            model, tokenizer = shared_model(spec, study.preset.device)
+            check_steerable(model)  # a finished sweep has not tried this model, and the trial says how to steer it
+            prompt = encode_prompt(tokenizer, study.concept.scenarios[name].prompt, spec.chat_template)
+            text = tokenizer(longest, add_special_tokens=False)["input_ids"]
+            directions = [vectors[layer, direction] for direction in conditions.direction]
+            kept[key] = effects_of_pushes(model, prompt, text, layer, conditions.strength.tolist(), directions)
+            append_line(path, {"key": key, **kept[key]})
+        rows.append(conditions.assign(norm_share=kept[key]["norm_share"], kl=kept[key]["kl"]))
     return pd.concat(rows, ignore_index=True)
 
 # %% ../../nbs/evidence/09_dose.ipynb #5ed1b267
