@@ -134,11 +134,11 @@ def by_dose(
 
 # %% ../../nbs/evidence/09_dose.ipynb #6e09614c
 def count_rising(
-    trends: pd.DataFrame,  # from `monotone_trend`, with `direction` among the setting's columns
-    level: float = 0.05,  # of the test of each setting
-) -> pd.DataFrame:  # settings, mean_tau, significant (how many rise with p below the level); by model and direction
-    "How many settings have a score that rises with the dose."
-    rises = (trends["p"] < level) & (trends["tau"] > 0)
+    trends: pd.DataFrame,  # from `monotone_trend`, with `direction` among the setting's columns, and p_holm
+    level: float = 0.05,  # of all tests together
+) -> pd.DataFrame:  # settings, mean_tau, significant (settings that rise); by model and direction
+    "How many settings have a score that rises with the dose, with p_holm below the level."
+    rises = (trends["p_holm"] < level) & (trends["tau"] > 0)
     groups = trends.assign(significant=rises).groupby(["model", "direction"], sort=False)
     return groups.agg(settings=("tau", "size"), mean_tau=("tau", "mean"), significant=("significant", "sum"))
 

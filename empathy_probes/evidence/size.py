@@ -211,5 +211,5 @@ def broken_controls(
 def _where(yes: list[str], no: list[str]) -> str:
     "The titles of the models in which a finding holds, and of those in which it does not."
     if yes and no:
-        return f"in {', '.join(yes)}, but not in {', '.join(no)}"
-    return f"in all models ({', '.join(yes)})" if yes else f"in none of the models ({', '.join(no)})"
+        return f"in {', '.join(yes)}; not shown in {', '.join(no)}"
+    return f"in all models ({', '.join(yes)})" if yes else f"not shown in any model ({', '.join(no)})"
