@@ -88,6 +88,7 @@ SECTIONS = {
     "c7_dose": Section(SAMPLES, ["trends", "doses", "answers"], ["figure16", "figure17"], tokens=steering),
     "c8_size": Section([*SAMPLES, "figures/published/size.csv"], ["size"], ["figure18"]),
     "c9_deed": Section(PROBES, ["crossed"], ["figure19"]),
+    "c10_damage": Section(SAMPLES, ["damage"], ["figure20"], tokens=steering),
 }
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
@@ -187,7 +188,7 @@ rule activation_steering:
 
 for name, section in SECTIONS.items():
     rule:
-        name: name[3:]
+        name: name.partition("_")[2]
         input: f"nbs/sections/{name}.ipynb", LIBRARY, section.after
         output: f"{RUNS}/{name}.ipynb", missing(section)
         log: f"{RUNS}/logs/{name}.ipynb"

@@ -7,16 +7,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from empathy_probes.method.detection import auroc
 from empathy_probes.method.texts import labelled_texts
 from empathy_probes.machine.concepts import CROSSED_KINDS, load_concept
 from empathy_probes.machine.files import read_json_lines
-from empathy_probes.evidence.crossed import crossed_texts
+from empathy_probes.evidence.crossed import SHORTCUTS, crossed_effects, crossed_texts, shortcut_detectors
 from empathy_probes.evidence.words import count_keywords
 from test_concepts import BANNED, SCENARIOS, words
 from test_hard_pairs import FEELINGS, HARD_TEXTS, KEYWORDS, LEXICON
@@ -26,15 +22,6 @@ CROSSED, TEXTS = CONCEPT.crossed, crossed_texts(CONCEPT)
 DEED = np.tile([1, 1, 0, 0], len(CROSSED))
 WARM, PLAIN = ["deed_and_words", "words"], ["deed", "neither"]
 FEELINGS_AND_CARE = (*FEELINGS, "sorry", "care", "caring", "feel", "felt", "kind", "gentle")
-FIRST_PERSON = set("i me my mine myself we us our ours i'm i've i'd i'll we're we've we'd we'll".split())
-PRONOUNS = sorted(FIRST_PERSON | set("he him his she her hers they them their it its you your".split()))
-AUXILIARIES = """is are was were be been am have has had do does did will would can could shall should may might must not"""
-
-
-def rates(text, counted):
-    "How often each of some words occurs, as a share of the words."
-    tokens = Counter(words(text))
-    return [tokens[word] / tokens.total() for word in counted]
 
 
 def warm_words(text):
@@ -57,7 +44,7 @@ def test_lengths():
 def test_the_four_texts_of_a_situation_are_alike_in_form():
     marks = [",", ".", "?", "'\"‘’“”", ":;", "–—-", "!", "\n"]
     for situation in CROSSED[list(CROSSED_KINDS)].to_numpy():
-        first_person = [100 * sum(rates(text, FIRST_PERSON)) for text in situation]
+        first_person = [100 * SHORTCUTS["first person"](text)[0] for text in situation]
         assert max(first_person) - min(first_person) <= 1, situation[0][:40]
         for mark in marks:
             counts = [sum(text.count(sign) for sign in mark) for text in situation]
@@ -97,34 +84,11 @@ def test_no_text_names_the_concept_or_its_instruction(term):
     assert [text[:40] for text in TEXTS if re.search(r"\b(AI|LLM|GPT)\b", text)] == []
 
 
-COUNTED = {
-    "length": lambda text: [len(words(text))],
-    "punctuation": lambda text: [text.count(mark) / len(text) for mark in ".,:;?!'-—()"],
-    "digits": lambda text: [sum(sign.isdigit() for sign in text) / len(text)],
-    "pronouns": lambda text: rates(text, PRONOUNS),
-    "auxiliaries": lambda text: rates(text, AUXILIARIES.split()),
-    "first person": lambda text: [sum(rates(text, FIRST_PERSON))],
-}
+DETECTED = shortcut_detectors(*labelled_texts(CONCEPT.pairs, "train"), TEXTS)
 
 
-@pytest.mark.parametrize("shortcut", COUNTED)
-def test_no_count_that_is_learnt_on_the_training_pairs_tells_the_deed(shortcut):
-    texts, labels = labelled_texts(CONCEPT.pairs, "train")
-    detector = make_pipeline(StandardScaler(), LogisticRegression()).fit(list(map(COUNTED[shortcut], texts)), labels)
-    assert 0.4 < auroc(detector.decision_function(list(map(COUNTED[shortcut], TEXTS))), DEED) < 0.6
-
-
-PARTS = {
-    "stop words": (sorted(ENGLISH_STOP_WORDS), slice(None)),
-    "first 20 words": (None, slice(20)),
-    "last 20 words": (None, slice(-20, None)),
-}
-
-
-@pytest.mark.parametrize("shortcut", PARTS)
-def test_no_part_of_a_text_that_is_learnt_on_the_training_pairs_tells_the_deed(shortcut):
-    vocabulary, part = PARTS[shortcut]
-    texts, labels = labelled_texts(CONCEPT.pairs, "train")
-    train, test = [[" ".join(words(text)[part]) for text in chosen] for chosen in (texts, TEXTS)]
-    detector = make_pipeline(TfidfVectorizer(vocabulary=vocabulary), LogisticRegression()).fit(train, labels)
-    assert 0.4 < auroc(detector.decision_function(test), DEED) < 0.6
+@pytest.mark.parametrize("shortcut", DETECTED)
+def test_no_shortcut_that_is_learnt_on_the_training_pairs_tells_the_deed(shortcut):
+    "Over all texts, and within a situation: there an effect of 0.3 standard deviations is small beside the spread of texts."
+    assert 0.4 < auroc(DETECTED[shortcut], DEED) < 0.6
+    assert abs(crossed_effects(DETECTED[shortcut]).value[0]) < 0.3

@@ -10,7 +10,7 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from conftest import FAMILIES
 
 from empathy_probes.machine.concepts import load_concept
-from empathy_probes.machine.generation import check_steerable, kl_divergences, stream_norm
+from empathy_probes.machine.generation import check_steerable, prediction_shifts, stream_norm
 from empathy_probes.machine.memory import fake_gpu, fake_model
 from empathy_probes.machine.plan import Sweep, recipes
 from empathy_probes.machine.presets import load_preset
@@ -55,7 +55,7 @@ def everything(model):
     token_norms(model, byte_tokenizer(), TEXTS, [1, 3])
     ids, push = [5, 6, 7, 8], {1: PROBES[0]}
     stream_norm(model, ids, 1)
-    kl_divergences(model, ids, [8, 9], [push, push])
+    prediction_shifts(model, ids, [8, 9], [push, push])
     with project_out(model, [0, 1, 2, 3], torch.ones(32)):
         model(torch.tensor([ids], device=input_device(model)), use_cache=False)
     for batch in [recipes(SWEEP), recipes(replace(SWEEP, baselines_at=1))]:

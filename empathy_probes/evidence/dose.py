@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..method.scoring import change_from_zero
 from ..method.steering import encode_prompt, generate
-from ..machine.generation import check_steerable, kl_divergences, stream_norm
+from ..machine.generation import check_steerable, prediction_shifts, stream_norm
 from ..machine.models import shared_model
 from ..machine.presets import ModelSpec, chosen_scenarios
 from ..machine.store import append_line, fingerprint, read_lines
@@ -38,7 +38,7 @@ def effects_of_pushes(
     length = stream_norm(model, prompt_ids, layer)
     return {
         "norm_share": [float(abs(strength) / length) for strength in strengths],
-        "kl": kl_divergences(model, prompt_ids, text_ids, pushes),
+        "kl": prediction_shifts(model, prompt_ids, text_ids, pushes)[0],
     }
 
 # %% ../../nbs/evidence/09_dose.ipynb #c050beee
@@ -241,6 +241,4 @@ def compare_with_prompt(
         return "there is no system prompt to compare with"
     prompt, vector = rows.loc["system prompt"], rows[rows.index.str.startswith("vector")]
     above, below = (vector["low"] > prompt["high"]).sum(), (vector["high"] < prompt["low"]).sum()
-    if above:
-        return f"{above} of {len(vector)} doses of the vector do better than the system prompt"
-    return f"no dose of the vector does better than the system prompt, and {below} of {len(vector)} do worse"
+    return f"{above} of {len(vector)} doses of the vector are shown to do better than the system prompt, {below} worse"

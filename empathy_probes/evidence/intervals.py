@@ -22,10 +22,11 @@ def auroc_interval(
 ) -> tuple[float, float]:  # low and high end
     """
     95% score interval of an AUROC (Newcombe 2006, method 5). The direction and the scenarios are fixed; texts vary.
-    Raises `ValueError` for a value outside [0, 1].
+    Raises `ValueError` for a value outside [0, 1] or a class without texts.
     """
-    if not 0 <= value <= 1:
-        raise ValueError(f"an AUROC lies between 0 and 1, not at {value}")
+    if not 0 <= value <= 1 or min(positives, negatives) < 1:
+        found = f"{value} of {positives} and {negatives} texts"
+        raise ValueError(f"an AUROC lies between 0 and 1 and needs texts of both classes; this is {found}")
     return _lowest_auroc(value, positives, negatives), 1 - _lowest_auroc(1 - value, positives, negatives)
 
 
@@ -47,7 +48,7 @@ def share_interval(
 ) -> tuple[float, float]:  # low and high end
     "95% interval of a share (Wilson 1927)."
     low, high = proportion_confint(share * n, n, alpha=0.05, method="wilson")
-    return float(low), float(high)
+    return min(float(low), share), max(float(high), share)  # at 0 and 1 the library's ends are off by a rounding error
 
 # %% ../../nbs/evidence/02_intervals.ipynb #ce1e67bd
 def jackknife_interval(

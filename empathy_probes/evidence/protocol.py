@@ -175,16 +175,21 @@ def variance_shares(
     table: pd.DataFrame,  # from `specifications`
     column: str,  # one of `STATISTICS`
 ) -> pd.DataFrame:  # model, term (a choice, two choices, or `THREE_OR_MORE`), share (0 to 1); the largest first
-    "How much of a statistic's variance over the specifications each choice explains, and each pair of choices."
+    """
+    How much of a statistic's variance over the specifications each choice explains, and each pair of choices.
+    A model for which the statistic does not vary has no rows.
+    """
     parts = []
     for model, rows in table.groupby("model", sort=False):
+        if not rows[column].std() > 1e-9:
+            continue  # a statistic that no choice moves
         varied = [f"C({choice})" for choice in CHOICES if rows[choice].nunique() > 1]
         fit = ols(f"{column} ~ ({' + '.join(varied)})**2", rows).fit()
         squares = anova_lm(fit, typ=2)["sum_sq"].rename({"Residual": THREE_OR_MORE})
         terms = squares.index.str.replace(r"C\((\w+)\)", r"\1", regex=True).str.replace(":", " and ")
         part = pd.DataFrame({"model": model, "term": terms, "share": squares.to_numpy() / squares.sum()})
         parts.append(part.sort_values("share", ascending=False, kind="stable"))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat([pd.DataFrame(columns=["model", "term", "share"]), *parts], ignore_index=True)
 
 # %% ../../nbs/evidence/07_protocol.ipynb #956d1b20
 def extreme_specifications(

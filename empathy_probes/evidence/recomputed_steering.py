@@ -54,7 +54,8 @@ def side_numbers(
             rate, trend = rates_of.loc[model], trends.loc[model]
             numbers |= {f"ties_{side}_{name}": rate["success_rate"], f"ties_null_{side}_{name}": rate["null_mean"]}
             numbers |= {f"ties_p_{side}_{name}": rate["p"], f"trend_{side}_{name}": trend["tau"]}
-            numbers |= {f"trend_p_{side}_{name}": trend["p"]}
+            one_sided = trend["p"] / 2 if trend["tau"] > 0 else 1 - trend["p"] / 2
+            numbers |= {f"trend_p_{side}_{name}": one_sided}
     return numbers
 
 # %% ../../nbs/evidence/15_recomputed_steering.ipynb #65cf19ef

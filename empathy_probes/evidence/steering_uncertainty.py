@@ -56,7 +56,10 @@ def success_interval(
     settings: np.ndarray,  # success rate of each setting [setting]
     conditions: int,  # of all settings together
 ) -> tuple[float, float]:  # low and high end; both `nan` for a single setting
-    "95% interval of the mean success rate: Wilson's, for as many conditions as the spread of the settings is worth."
+    """
+    95% interval of the mean success rate: Wilson's, for as many independent conditions as the spread of the settings
+    tells of. It was tried with doses on both sides of 0 and three settings or more.
+    """
     rate, variance = np.mean(settings), np.var(settings, ddof=1) / len(settings) if len(settings) > 1 else np.nan
     if np.isnan(variance):
         return np.nan, np.nan

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'LARGEST_DIFFERENCE', 'LOGITS_AT_ONCE', 'COPIED_AT_ONCE', 'draw', 'sample_tokens', 'check_steerable',
-           'log_likelihoods', 'perplexities', 'perplexity', 'finite', 'log_odds', 'stream_norm', 'kl_divergences']
+           'log_likelihoods', 'perplexities', 'perplexity', 'finite', 'log_odds', 'stream_norm', 'prediction_shifts']
 
 # %% ../../nbs/machine/11_generation.ipynb #91cad756
 import math
@@ -225,13 +225,13 @@ def stream_norm(
 
 # %% ../../nbs/machine/11_generation.ipynb #83176dde
 @torch.inference_mode()
-def kl_divergences(
+def prediction_shifts(
     model: PreTrainedModel,
     prompt_ids: list[int],  # at least two tokens
     text: list[int],  # tokens that follow the prompt, at least one
     pushes: list[dict[int, np.ndarray]],  # doses; each is what is added at which blocks, vectors [width]
-) -> list[float]:  # nats per token, one value per dose
-    "How far each push moves the next-token prediction: KL(steered || unsteered), mean over the text's tokens."
+) -> tuple[list[float], list[float]]:  # KL, and change of log p of the text; nats per token, one value per dose
+    "How far each push moves the next-token prediction, KL(steered || unsteered), and how likely it makes the text."
     batch = start(model, [Row(prompt_ids), *(Row(prompt_ids, push) for push in pushes)])
     given = [prompt_ids[-1], *text]
 
@@ -240,12 +240,17 @@ def kl_divergences(
         logits = batch.branch(rows, room=len(given)).read([given] * len(rows))[:, :-1]
         return logits.float().log_softmax(dim=-1)
 
-    def divergences(rows):
-        "The divergence of some rows from the unsteered one."
-        options = {"log_target": True, "reduction": "batchmean"}
-        return [kl_div(unsteered, steered, **options).item() for steered in log_p(rows)]
+    def shifts(rows):
+        "The divergence of some rows from the unsteered one, and the mean change of the text's log-probabilities."
+        options, found = {"log_target": True, "reduction": "batchmean"}, []
+        for steered in log_p(rows):
+            change = (steered - unsteered).gather(1, tokens).mean()
+            found.append((kl_div(unsteered, steered, **options).item(), change.item()))
+        return found
 
     unsteered, rows = log_p([0])[0], list(range(1, len(batch.rows)))
+    tokens = torch.tensor(text, device=unsteered.device)[:, None]
     at_once = max(1, LOGITS_AT_ONCE // (len(given) * model.config.get_text_config().vocab_size))
     parts = [rows[first : first + at_once] for first in range(0, len(rows), at_once)]
-    return [value for part in parts for _, values in in_halves(part, divergences) for value in values]
+    found = [pair for part in parts for _, pairs in in_halves(part, shifts) for pair in pairs]
+    return [kl for kl, _ in found], [change for _, change in found]

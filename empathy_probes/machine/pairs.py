@@ -26,8 +26,7 @@ from ..method.residual_stream import input_device
 from ..method.steering import end_tokens, gpus_of
 from ..method.texts import Scenario
 from .concepts import DATA, read_jsonl
-from .files import text_field
-from .files import read_yaml
+from .files import read_yaml, text_field
 
 from .store import append_line
 
