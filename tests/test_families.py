@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import FAMILIES, LLAMA_LIKE
 
+from empathy_probes.evidence.damage import sweep_damage
 from empathy_probes.evidence.dose import dose_effects
 from empathy_probes.machine import shared_prompts
 from empathy_probes.machine.generation import check_steerable
@@ -151,8 +152,11 @@ def test_a_finished_sweep_is_read_by_a_model_that_has_been_tried_too(tmp_path, m
     values = {"random": random, "blocks": 4, "layers": [1, 2], "steering_layers": [2], "alphas": [-1, 0, 1], "max_new_tokens": 4}
     (tmp_path / "one.yaml").write_text(yaml.safe_dump({"concept": "empathy", "samples": 2, "models": {"local": values}}))
     study = open_study({"preset": str(tmp_path / "one.yaml"), "runs": str(tmp_path / "runs"), "figures": str(tmp_path / "figures")})
-    run_sweep(study, study.models[0])
-    expected = dose_effects(study, study.models[0])
-    monkeypatch.setattr(shared_prompts, "_unshared", WeakSet())  # as in a new process
-    pd.testing.assert_frame_equal(dose_effects(study, study.models[0]), expected)
-    assert len(shared_prompts._unshared) == 1
+    [local] = study.models
+    run_sweep(study, local)
+    for measure, kept in {dose_effects: "effects.jsonl", sweep_damage: "damage.jsonl"}.items():
+        expected = measure(study, local)
+        (study.folder(local) / kept).unlink()
+        monkeypatch.setattr(shared_prompts, "_unshared", WeakSet())  # as in a new process
+        pd.testing.assert_frame_equal(measure(study, local), expected)
+        assert len(shared_prompts._unshared) == 1

@@ -18,7 +18,7 @@ from ..method.activations import tokenize
 from ..machine.batch import Row, start
 from ..machine.concepts import DATA
 from ..machine.files import read_yaml
-from ..machine.generation import log_odds, prediction_shifts
+from ..machine.generation import check_steerable, log_odds, prediction_shifts
 from ..machine.models import shared_model
 from ..machine.presets import ModelSpec
 from ..machine.store import append_line, fingerprint, read_lines
@@ -109,6 +109,7 @@ def _kept_damage(study: Study, spec: ModelSpec, layer: int, conditions: pd.DataF
     kept = {row["key"]: row for row in read_lines(path, ["key", "kl", "change", "margins"])}
     if key not in kept:
         model, tokenizer = shared_model(spec, study.preset.device)
+        check_steerable(model)  # a finished sweep has not tried this model, and the trial says how to steer it
         kl, change = text_damage(model, tokenizer, neutral.texts, pushes)
         margins = answer_margins(model, tokenizer, neutral.questions, pushes)
         kept[key] = {"kl": kl.tolist(), "change": change.tolist(), "margins": margins.tolist()}
