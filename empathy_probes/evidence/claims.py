@@ -147,7 +147,7 @@ def _row(entry: dict, recomputed: float | None, facts: dict, reasons: dict) -> d
         "implied": implied,
         "data": "-" if recomputed is None else printed.show(recomputed),
         "recomputed": np.nan if recomputed is None else float(recomputed),
-        "null": printed.show(facts[entry["null"]]) if "null" in entry else None,
+        "null": printed.show(facts[entry["by_chance"]]) if "by_chance" in entry else None,
         "verdict": decided,
         "why": (reasons | entry.get("why", {}))[decided].format_map(facts),
     }
