@@ -18,7 +18,7 @@ from ..method.activations import tokenize
 from ..machine.batch import Row, start
 from ..machine.concepts import DATA
 from ..machine.files import read_yaml
-from ..machine.generation import check_steerable, log_odds, prediction_shifts
+from ..machine.generation import check_steerable, finite, log_odds, prediction_shifts
 from ..machine.models import shared_model
 from ..machine.presets import ModelSpec
 from ..machine.store import append_line, fingerprint, read_lines
@@ -48,7 +48,7 @@ def text_damage(
 ) -> tuple[np.ndarray, np.ndarray]:  # KL, and change of log p (both nats per token) [text, push]
     "What pushes do to the prediction of neutral texts."
     found = []
-    for ids in tqdm(tokenize(tokenizer, texts), desc="neutral texts", unit="text", delay=2):
+    for ids in tokenize(tokenizer, texts):
         found.append(prediction_shifts(model, ids[:2], ids[2:], pushes))
     kl, change = np.array(found).transpose(1, 0, 2)
     return kl, change
@@ -62,7 +62,7 @@ def answer_margins(
 ) -> np.ndarray:  # log p(right) - log p(wrong) without a push, and with each push [question, 1 + push]
     "How much likelier a model finds the right answer than the wrong one."
     margins = []
-    for asked in tqdm(questions, desc="questions", unit="question", delay=2):
+    for asked in questions:
         prompt = tokenizer(f"Question: {asked['question']}\nAnswer:")["input_ids"]
         answers = [tokenizer(f" {asked[side]}", add_special_tokens=False)["input_ids"] for side in ("right", "wrong")]
         batch = start(model, [Row(prompt), *(Row(prompt, push) for push in pushes)])
@@ -87,8 +87,7 @@ def sweep_damage(
     raw = _kept_damage(study, spec, layer, conditions, vectors)
     rows = []
     for i, condition in enumerate(conditions.itertuples()):
-        kl, change = (np.array(raw[name])[:, i] for name in ("kl", "change"))
-        margins = np.array(raw["margins"], dtype=float)
+        kl, change, margins = raw["kl"][:, i], raw["change"][:, i], raw["margins"]
         same = (margins[:, 1 + i] > 0) == (margins[:, 0] > 0)
         of_pairs = same.reshape(-1, 2).mean(axis=1)
         without = (of_pairs.sum() - of_pairs) / (len(of_pairs) - 1)
@@ -101,20 +100,30 @@ def sweep_damage(
     return pd.DataFrame(rows).assign(texts=len(raw["kl"]), questions=len(raw["margins"]))
 
 
-def _kept_damage(study: Study, spec: ModelSpec, layer: int, conditions: pd.DataFrame, vectors: dict) -> dict:
-    "KL, change of log p and margins of the doses at a layer, computed unless they are kept."
+def _kept_damage(
+    study: Study, spec: ModelSpec, layer: int, conditions: pd.DataFrame, vectors: dict
+) -> dict[str, np.ndarray]:
+    "KL and change of log p [text, push] and margins [question, 1 + push] at a layer, computed unless they are kept."
     neutral, path = read_neutral(), study.folder(spec) / "damage.jsonl"
     pushes = [{layer: np.float32(row.strength) * vectors[layer, row.direction]} for row in conditions.itertuples()]
-    key = fingerprint({"neutral": neutral, "pushes": [push[layer].tolist() for push in pushes], "layer": layer})
-    kept = {row["key"]: row for row in read_lines(path, ["key", "kl", "change", "margins"])}
-    if key not in kept:
+    shared = fingerprint({"pushes": [push[layer].tolist() for push in pushes], "layer": layer})
+    kept = {row["key"]: row for row in read_lines(path, ["key"])}
+    found = {"kl": [], "change": [], "margins": []}
+    items = {fingerprint({"shared": shared, "item": item}): item for item in [*neutral.texts, *neutral.questions]}
+    if not items.keys() <= kept.keys():
         model, tokenizer = shared_model(spec, study.preset.device)
         check_steerable(model)  # a finished sweep has not tried this model, and the trial says how to steer it
-        kl, change = text_damage(model, tokenizer, neutral.texts, pushes)
-        margins = answer_margins(model, tokenizer, neutral.questions, pushes)
-        kept[key] = {"kl": kl.tolist(), "change": change.tolist(), "margins": margins.tolist()}
-        append_line(path, {"key": key, **kept[key]})
-    return kept[key]
+    for key, item in tqdm(items.items(), desc=f"{spec.title}, damage", unit="item", delay=2):
+        if key not in kept:
+            if isinstance(item, str):
+                numbers = dict(zip(("kl", "change"), text_damage(model, tokenizer, [item], pushes)))
+            else:
+                numbers = {"margins": answer_margins(model, tokenizer, [item], pushes)}
+            kept[key] = {name: list(map(finite, values[0])) for name, values in numbers.items()}  # JSON has no nan
+            append_line(path, {"key": key, **kept[key]})
+        for name in found.keys() & kept[key].keys():
+            found[name].append(kept[key][name])
+    return {name: np.array(rows, dtype=float) for name, rows in found.items()}
 
 # %% ../../nbs/evidence/24_damage.ipynb #79ec3457
 KEPT_ANSWERS = 0.9  # share of questions that are answered as before, below which a dose does damage

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..method.scoring import change_from_zero
 from ..method.steering import encode_prompt, generate
-from ..machine.generation import check_steerable, prediction_shifts, stream_norm
+from ..machine.generation import check_steerable, finite, prediction_shifts, stream_norm
 from ..machine.models import shared_model
 from ..machine.presets import ModelSpec, chosen_scenarios
 from ..machine.store import append_line, fingerprint, read_lines
@@ -52,21 +52,27 @@ def dose_effects(
     vectors = model_sweep(study, spec).vectors
     path = study.folder(spec) / "effects.jsonl"
     kept = {row["key"]: row for row in read_lines(path, ["key", "norm_share", "kl"])}
-    rows = []
-    settings = table.groupby(["layer", "scenario"], sort=False)
-    for (layer, name), conditions in tqdm(settings, desc=f"{spec.title}, doses", unit="setting"):
-        of_setting = samples[(samples.layer == layer) & (samples.scenario == name)]
-        longest = max(of_setting[of_setting.alpha == 0].text, key=len)
+    settings = {}
+    for setting, conditions in table.groupby(["layer", "scenario"], sort=False):
+        unsteered = samples[(samples[["layer", "scenario"]] == setting).all(axis=1) & (samples.alpha == 0)]
+        longest = max(unsteered.text, key=len)
         key = fingerprint({"conditions": conditions.fingerprint.tolist(), "text": longest})
+        settings[key] = (*setting, conditions, longest)
+    if not settings.keys() <= kept.keys():
+        model, tokenizer = shared_model(spec, study.preset.device)
+        check_steerable(model)  # a finished sweep has not tried this model, and the trial says how to steer it
+    rows = []
+    progress = tqdm(settings.items(), desc=f"{spec.title}, doses", unit="setting")
+    for key, (layer, name, conditions, longest) in progress:
         if key not in kept:
-            model, tokenizer = shared_model(spec, study.preset.device)
-            check_steerable(model)  # a finished sweep has not tried this model, and the trial says how to steer it
             prompt = encode_prompt(tokenizer, study.concept.scenarios[name].prompt, spec.chat_template)
             text = tokenizer(longest, add_special_tokens=False)["input_ids"]
             directions = [vectors[layer, direction] for direction in conditions.direction]
-            kept[key] = effects_of_pushes(model, prompt, text, layer, conditions.strength.tolist(), directions)
+            effects = effects_of_pushes(model, prompt, text, layer, conditions.strength.tolist(), directions)
+            kept[key] = {name: list(map(finite, values)) for name, values in effects.items()}  # JSON has no nan
             append_line(path, {"key": key, **kept[key]})
-        rows.append(conditions.assign(norm_share=kept[key]["norm_share"], kl=kept[key]["kl"]))
+        numbers = {name: np.array(kept[key][name], dtype=float) for name in ("norm_share", "kl")}
+        rows.append(conditions.assign(**numbers))
     return pd.concat(rows, ignore_index=True)
 
 # %% ../../nbs/evidence/09_dose.ipynb #5ed1b267

@@ -139,7 +139,7 @@ def monotone_trend(
     rows = []
     for key, of_settings in drawn.groupby(by or setting, sort=False):
         tau, *null = of_settings.mean()
-        p = rank_p(round(abs(tau), 9), np.abs(null).round(9)) if tau == tau else np.nan
+        p = rank_p(round(abs(tau), 9), np.abs(null).round(9)) if np.isfinite(tau) else np.nan
         rows.append(dict(zip(by or setting, key)) | {"tau": tau, "p": p, "n": counts[key]})
     return pd.DataFrame(rows)
 

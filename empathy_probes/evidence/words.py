@@ -193,7 +193,9 @@ def left_out_words(
     return {name: float(np.mean([fold[name] for fold in folds])) for name in folds[0]}
 
 # %% ../../nbs/evidence/05_words.ipynb #ca920bac
-FIRST_PERSON = ["I", "me", "my", "mine", "myself", "we", "us", "our", "ours", "ourselves"]
+FIRST_PERSON = """
+    i me my mine myself we us our ours ourselves i'm i've i'd i'll we're we've we'd we'll
+""".split()
 
 
 def describe_sides(
