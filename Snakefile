@@ -85,7 +85,7 @@ SECTIONS = {
     "c4_words": Section(PROBES, ["words"], ["figure12"]),
     "c5_protocol": Section(PROBES, ["protocol"], ["figure13", "figure14"], tokens=extraction),
     "c6_alignment": Section(PROBES, ["geometry", "agreement", *BETWEEN_MODELS[:1]], BETWEEN_MODELS[1:]),
-    "c7_dose": Section(SAMPLES, ["trends", "doses", "answers"], ["figure16", "figure17"], tokens=steering),
+    "c7_dose": Section(SAMPLES, ["trends", "slopes", "doses", "answers"], ["figure16", "figure17"], tokens=steering),
     "c8_size": Section([*SAMPLES, "figures/published/size.csv"], ["size"], ["figure18"]),
     "c9_deed": Section(PROBES, ["crossed"], ["figure19"]),
     "c10_damage": Section(SAMPLES, ["damage"], ["figure20"], tokens=steering),

@@ -12,7 +12,7 @@ from conftest import FAMILIES
 from empathy_probes.machine.concepts import load_concept
 from empathy_probes.machine.generation import check_steerable, prediction_shifts, stream_norm
 from empathy_probes.machine.memory import fake_gpu, fake_model
-from empathy_probes.machine.plan import Sweep, recipes
+from empathy_probes.machine.plan import Sweep, recipes, sweep_pushes
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.sweep import generate_batch
 from empathy_probes.machine.weights import byte_tokenizer, random_model
@@ -59,7 +59,7 @@ def everything(model):
     with project_out(model, [0, 1, 2, 3], torch.ones(32)):
         model(torch.tensor([ids], device=input_device(model)), use_cache=False)
     for batch in [recipes(SWEEP), recipes(replace(SWEEP, baselines_at=1))]:
-        results = generate_batch(model, byte_tokenizer(), batch, SWEEP.vectors)
+        results = generate_batch(model, byte_tokenizer(), batch, sweep_pushes(SWEEP))
         assert [len(result["log_odds"]) for result in results] == [SMOKE.samples] * len(batch)
 
 
@@ -106,5 +106,5 @@ def test_half_precision_runs_and_a_batch_is_near_its_rows(family, dtype):
     for row, number in zip(together, order):
         [(_, alone)] = list(extract_batches(model, byte_tokenizer(), [TEXTS[number]], [1, 3]))
         torch.testing.assert_close(row, alone[0], rtol=0.02, atol=0.02)
-    for result in generate_batch(model, byte_tokenizer(), recipes(SWEEP), SWEEP.vectors):
+    for result in generate_batch(model, byte_tokenizer(), recipes(SWEEP), sweep_pushes(SWEEP)):
         assert np.isfinite(np.array(result["log_odds"] + [value for value in result["perplexity"] if value is not None])).all()

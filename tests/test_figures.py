@@ -48,10 +48,10 @@ def drawn(keys: list[str]) -> dict:
     completions = pd.DataFrame(product(keys, [0, 1, 2], range(4)), columns=["model", "score", "completion"])
     completions = completions.assign(layer=12, projection=rng.normal(-1000, 100, len(completions)))
     sweep = pd.DataFrame(
-        product(keys, [12, 16, 20, 24], SCENARIOS, ["probe", "random"], [-20.0, -10.0, 0.0, 10.0, 20.0]),
+        product(keys, [12, 16, 20, 24], SCENARIOS, ["probe", "random", "shuffled"], [-20.0, -10.0, 0.0, 10.0, 20.0]),
         columns=[*SETTING, "direction", "alpha"],
     )
-    sweep = sweep.assign(score_mean=rng.uniform(0, 1, len(sweep)), score_sd=0.3, n=5)
+    sweep = sweep.assign(score_mean=rng.uniform(0, 1, len(sweep)), score_sd=0.3, n=5, coherence=rng.uniform(0, 1, len(sweep)))
     sweep = sweep[(sweep.direction == "probe") | (sweep.alpha != 0)]
     one_layer = sweep[sweep.layer == 12]
     listener = sweep[(sweep.scenario == "the_listener") & (sweep.direction == "probe")]
@@ -81,11 +81,11 @@ def drawn_by_the_companion(keys: list[str], rng: np.random.Generator) -> dict:
     specifications = specifications.assign(**dict.fromkeys(["pearson_r", "auroc", *ACCURACIES], 0.8), published=False)
     norms = pd.DataFrame(product(keys, [0.2, 0.8], ["mean", "last"]), columns=["model", "depth", "pooling"])
     norms = norms.assign(first=10_000.0, others=30.0, auroc=0.9, n=30)
-    doses = pd.DataFrame(product(keys, [12, 16], ["probe", "random"], [-3.0, 0.0, 3.0]), columns=["model", "layer", "direction", "dose"])
-    doses = doses.assign(score_mean=0.5, coherence=1.0, perplexity=rng.uniform(1, 1000, len(doses)), n=30)
-    ways = pd.DataFrame(product(keys, ["unsteered", "system prompt", "random direction, dose 1.5"]), columns=["model", "method"])
+    doses = pd.DataFrame(product(keys, [12, 16], ["probe", "random", "shuffled"], [-3.0, 0.0, 3.0]), columns=["model", "layer", "direction", "dose"])
+    doses = doses.assign(score_mean=0.5, score_low=0.4, score_high=0.6, coherence=rng.uniform(0, 1, len(doses)), perplexity=rng.uniform(1, 1000, len(doses)), n=30)
+    ways = pd.DataFrame(product(keys, ["unsteered", "system prompt", "random directions, dose 1.5"]), columns=["model", "method"])
     ways = ways.assign(concept=0.5, coherence=1.0, scenario=0.7, all_three=0.6, low=0.4, high=0.8, n=30)
-    sizes = pd.DataFrame(product(keys, SIZE_PANELS, ["probe", "random"]), columns=["model", "finding", "direction"])
+    sizes = pd.DataFrame(product(keys, SIZE_PANELS, ["probe", "random", "shuffled"]), columns=["model", "finding", "direction"])
     sizes = sizes.assign(parameters=10 ** rng.uniform(8, 10, len(sizes)), value=0.6, lower=0.4, upper=0.9)
     figures = {
         "figure12": words_against_probes(detectors, ALL_MODELS),

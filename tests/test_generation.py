@@ -149,10 +149,11 @@ def test_ended_rows_leave_the_others_alone(model):
     assert texts == [text[: next((i for i, token in enumerate(text) if token in end), len(text))] for text in full]
     assert len(set(map(len, texts))) > 2 and sorted(places) == list(range(6))
     sides = {"positive": PROMPT[:4], "negative": PROMPT[4:9]}
-    odds = log_odds(batch, places, texts, [sides] * 6)
-    for text, dose, value in zip(texts, doses, odds):
+    odds, per_token = log_odds(batch, places, texts, [sides] * 6)
+    for text, dose, value, of_token in zip(texts, doses, odds, per_token):
         expected = [log_p(model, PUSHES[dose], [*PROMPT, *text], side) for side in sides.values()]
         assert value == pytest.approx(expected[0] - expected[1], abs=1e-4)
+        assert of_token == pytest.approx(expected[0] / 4 - expected[1] / 5, abs=1e-4)
 
 
 @torch.inference_mode()
@@ -229,7 +230,7 @@ def test_a_model_that_is_spread_over_devices_has_no_device_of_its_own(kind, monk
     def read_and_steer(model):
         read = extract(model, byte_tokenizer(), texts, [0, LAYER, 2])
         steered, batch, places = sample(model, [0, 1, 2], uniforms)
-        odds = log_odds(batch, places, steered, [{"positive": PROMPT[:4], "negative": PROMPT[4:9]}] * 3)
+        odds, _ = log_odds(batch, places, steered, [{"positive": PROMPT[:4], "negative": PROMPT[4:9]}] * 3)
         return read, steered, odds, perplexities(model, [PROMPT] * 3, steered)
 
     expected = read_and_steer(model)
@@ -268,7 +269,7 @@ def test_likelihoods_copy_some_rows_and_halve_them_when_memory_runs_out(llama, m
     "A copy of all rows for both continuations could need more memory than all the steps before it."
     texts, batch, places = sample(llama, [0, 0, 1, 1, 2, 2], uniform_numbers(6))
     sides = [{"positive": PROMPT[:4], "negative": PROMPT[4:9]}] * 6
-    expected, copied, branch = log_odds(batch, places, texts, sides), [], Batch.branch
+    (expected, _), copied, branch = log_odds(batch, places, texts, sides), [], Batch.branch
 
     def small_memory(batch, rows, *args, **options):
         copied.append(len(rows))
@@ -280,7 +281,7 @@ def test_likelihoods_copy_some_rows_and_halve_them_when_memory_runs_out(llama, m
     positions = 10 + 6  # of a text, and of the longer continuation behind its last token
     one_row = positions * sum(each[:, 0, :, :1].nbytes for _, *kept in batch.own for each in kept)
     monkeypatch.setattr(generation, "COPIED_AT_ONCE", 3 * one_row)
-    assert log_odds(batch, places, texts, sides) == pytest.approx(expected, abs=1e-5)
+    assert log_odds(batch, places, texts, sides)[0] == pytest.approx(expected, abs=1e-5)
     assert copied == [3, 2, 1] * 4  # two times six texts
 
 

@@ -6,7 +6,7 @@ from conftest import FAMILIES
 from test_cuda import SMOKE, SWEEP, spread, two_gpus
 
 from empathy_probes.machine.memory import LiveBytes, fake_gpu, fake_model, stage_peaks
-from empathy_probes.machine.plan import encode_continuation, recipes
+from empathy_probes.machine.plan import encode_continuation, recipes, sweep_pushes
 from empathy_probes.machine.resources import LOGIT_BYTES, WORKSPACE, position_bytes, rows_that_fit
 from empathy_probes.machine.sweep import generate_batch
 from empathy_probes.machine.weights import byte_tokenizer, random_model
@@ -21,7 +21,7 @@ def test_the_stages_together_are_a_sweeps_batch(llama):
         model = fake_model(llama.config, torch.float32)
         stages = stage_peaks(memory, model, layers=[0], layer=1, text_tokens=10, batch_tokens=10, rows=(len(batch), SMOKE.samples), **size)
     with fake_gpu() as memory:
-        generate_batch(fake_model(llama.config, torch.float32), byte_tokenizer(), batch, SWEEP.vectors)
+        generate_batch(fake_model(llama.config, torch.float32), byte_tokenizer(), batch, sweep_pushes(SWEEP))
     assert memory.peak == pytest.approx(stages.peak.max(), rel=0.1)
 
 

@@ -8,8 +8,9 @@ from empathy_probes.machine import generation, steps
 from empathy_probes.machine import sweep as sweeping
 from empathy_probes.machine.batch import start
 from empathy_probes.machine.concepts import load_concept
+from empathy_probes.machine.controls import control_directions
 from empathy_probes.machine.models import shared_model
-from empathy_probes.machine.plan import Sweep, conditions_of, encode_continuation, recipes
+from empathy_probes.machine.plan import Sweep, encode_continuation, recipes, sweep_pushes
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.steps import Texts, batch_work, batches_of_sweep, measure_steps, timed
 from empathy_probes.machine.store import read_lines
@@ -24,7 +25,9 @@ def tiny():
     "A model, its tokenizer and its sweep along made-up probes."
     model, tokenizer = shared_model(SPEC)
     probes = np.random.default_rng(0).normal(size=(len(SPEC.layers), 32)).astype(np.float32)
-    return model, tokenizer, Sweep(SMOKE, SPEC, CONCEPT, probes, np.ones(len(SPEC.layers)), tokenizer)
+    made_up, layer = np.random.default_rng(1).normal(size=(2, 8, 32)), SPEC.steering_layers[0]
+    controls = {(layer, kind): each for kind, each in control_directions(*made_up, SMOKE.samples, 0).items()}
+    return model, tokenizer, Sweep(SMOKE, SPEC, CONCEPT, probes, np.ones(len(SPEC.layers)), tokenizer, controls=controls)
 
 
 @pytest.mark.parametrize("max_rows", [1, 7, 16, 128])
@@ -39,8 +42,9 @@ def test_the_batches_are_those_that_a_sweep_makes(tiny, tmp_path, max_rows):
 def test_the_tokens_are_those_that_the_model_reads(tiny, monkeypatch):
     "Prompts block by block, and every text that is read for its likelihood."
     model, tokenizer, sweep = tiny
-    conditions = [(layer, scenario, condition) for layer in SPEC.steering_layers for scenario in range(3) for condition in conditions_of(SPEC)]
     chosen, prompts, scored = recipes(sweep)[3:22], [], []
+    conditions = [(recipe["layer"], SMOKE.scenarios.index(recipe["scenario"]), (recipe["direction"], recipe["alpha"])) for recipe in chosen]
+    lengths = {(layer, kind, alpha): np.array([2.0, 3.0]) for layer, kind in sweep.controls for alpha in (-1.0, 1.0)}
     monkeypatch.setattr(sweeping, "end_tokens", lambda model, tokenizer: ())
 
     def starting(model, rows, **options):
@@ -59,11 +63,11 @@ def test_the_tokens_are_those_that_the_model_reads(tiny, monkeypatch):
     monkeypatch.setattr(sweeping, "start", starting)
     monkeypatch.setattr(generation, "start", starting)
     monkeypatch.setattr(generation, "log_likelihoods", scoring)
-    sweeping.generate_batch(model, tokenizer, chosen, sweep.vectors)
+    sweeping.generate_batch(model, tokenizer, chosen, sweep_pushes(sweep, lengths))
 
     sides = {recipe["scenario"]: sum(len(encode_continuation(tokenizer, text)) for text in recipe["continuations"].values()) for recipe in chosen}
     mean = np.mean([sides[recipe["scenario"]] for recipe in chosen])
-    work = batch_work(conditions[3:22], SMOKE, SPEC, Texts(3, 1, mean))
+    work = batch_work(conditions, SMOKE, SPEC, Texts(3, 1, mean))
     assert work.rows == 19 * SMOKE.samples and work.steps == SPEC.max_new_tokens
     assert work.read == pytest.approx(sum(prompts))
     assert work.scored == pytest.approx(sum(scored))

@@ -15,7 +15,8 @@ from empathy_probes.machine import sweep
 from empathy_probes.method.directions import random_direction
 from empathy_probes.machine.concepts import load_concept
 from empathy_probes.machine.models import load_model
-from empathy_probes.machine.plan import Sweep, plan, recipes, steering_directions
+from empathy_probes.machine.controls import control_directions
+from empathy_probes.machine.plan import Sweep, plan, recipes, sweep_pushes
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.machine.store import FolderInUse, fingerprint, lock_layers
 from empathy_probes.machine.weights import byte_tokenizer
@@ -27,7 +28,9 @@ SPEC = SMOKE.models["tiny-llama"]
 CONCEPT = load_concept("empathy")
 PROBES = np.stack([random_direction(WIDTH, "made-up probe", layer) for layer in SPEC.layers])
 SEPARATIONS = np.full(len(SPEC.layers), 3.0)
-SWEEP = Sweep(SMOKE, SPEC, CONCEPT, PROBES, SEPARATIONS, byte_tokenizer())
+MADE_UP = np.random.default_rng(0).normal(size=(2, 8, WIDTH))  # activations of training pairs
+CONTROLS = {(4, kind): each for kind, each in control_directions(*MADE_UP, SMOKE.samples, 0, SPEC.key, 4).items()}
+SWEEP = Sweep(SMOKE, SPEC, CONCEPT, PROBES, SEPARATIONS, byte_tokenizer(), controls=CONTROLS)
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +146,8 @@ def test_new_alphas_keep_what_was_computed(tmp_path, unbroken):
     generate_missing(wider, tmp_path)
     assert path.read_bytes().startswith(unbroken)
     samples = load_generations(path, plan(wider))
-    assert len(samples) == 3 * (4 + 3) * SMOKE.samples
-    assert len(load_generations(path)) == (30 + 3 * 2) * SMOKE.samples
+    assert len(samples) == 3 * 4 * SMOKE.samples
+    assert len(load_generations(path)) == (30 + 3) * SMOKE.samples
 
 
 def test_two_runs_do_not_mix(tmp_path):
@@ -198,11 +201,11 @@ def test_jobs_share_a_models_layers(tmp_path, unbroken_path):
 def test_batches_are_halved_when_memory_runs_out(tmp_path, unbroken, monkeypatch):
     tried = []
 
-    def small_memory(model, tokenizer, batch, directions):
+    def small_memory(model, tokenizer, batch, pushes):
         tried.append(len(batch))
         if len(batch) > 3:
             raise torch.OutOfMemoryError("pretended")
-        return generate_batch(model, tokenizer, batch, directions)
+        return generate_batch(model, tokenizer, batch, pushes)
 
     monkeypatch.setattr(sweep, "generate_batch", small_memory)
     lines = [json.loads(line) for line in generate_missing(SWEEP, tmp_path).read_text().splitlines()]
@@ -218,11 +221,12 @@ def test_max_rows_bounds_a_batch_but_not_below_one_condition(tmp_path):
 
 
 def test_a_line_says_how_to_make_it_again(unbroken):
-    line = json.loads(unbroken.splitlines()[3])
-    assert line["direction"] == "random" and line["strength"] == -3.0
-    vectors = steering_directions(SPEC, PROBES, line["seed"])
-    again = generate_batch(*load_model(SPEC), [line], vectors)[0]
-    assert again["samples"] == line["samples"]
+    for line in map(json.loads, unbroken.splitlines()):
+        place = (line["layer"], line["direction"], line["alpha"])
+        lengths = {place: np.array(line["lengths"])} if line["direction"] in ("random", "shuffled") else {}
+        again = generate_batch(*load_model(SPEC), [line], sweep_pushes(SWEEP, lengths))[0]
+        assert again["samples"] == line["samples"]
+        assert again["lengths"] == pytest.approx(line["lengths"]) and len(set(line["lengths"])) == 1 + bool(lengths)
 
 
 def test_released_scenarios_have_no_continuations_and_no_log_odds(tmp_path):

@@ -24,7 +24,7 @@ from ..method.directions import random_direction
 from ..method.steering import encode_prompt
 from ..machine.generation import check_steerable
 from ..machine.models import give_back, load_model
-from ..machine.plan import Sweep, conditions_of, encode_continuation, recipes
+from ..machine.plan import Sweep, conditions_of, encode_continuation, recipes, sweep_pushes
 from ..machine.presets import ModelSpec, Preset, PresetError, chosen_scenarios
 from ..machine.resources import rows_that_fit
 from ..machine.shared_prompts import shares_prompts
@@ -92,7 +92,7 @@ def count_texts(
 def _time_batch(
     study: Study, spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Texts
 ) -> tuple[Work, float]:
-    "The work of a real batch along random directions, and the seconds that it took."
+    "The work of a real batch along made-up probes, and the seconds that it took."
     preset, short = study.preset, replace(spec, max_new_tokens=min(CHECKED_TOKENS, spec.max_new_tokens))
     tokenizer = deepcopy(tokenizer)  # no token ends a text
     model.generation_config.eos_token_id = tokenizer.eos_token = None
@@ -102,7 +102,7 @@ def _time_batch(
     conditions = list(product(spec.steering_layers, range(texts.scenarios), conditions_of(spec)))  # as in `recipes`
     chosen = slice(None, None, ceil(len(conditions) / CHECKED_CONDITIONS))
     recipes_chosen = recipes(sweep)[chosen]
-    seconds, _ = timed(preset.device, lambda: generate_batch(model, tokenizer, recipes_chosen, sweep.vectors))
+    seconds, _ = timed(preset.device, lambda: generate_batch(model, tokenizer, recipes_chosen, sweep_pushes(sweep)))
     return batch_work(conditions[chosen], preset, short, texts), seconds
 
 # %% ../../nbs/evidence/10_cost.ipynb #999965a6

@@ -45,11 +45,10 @@ def effects_of_pushes(
 def dose_effects(
     study: Study,
     spec: ModelSpec,  # one of its models
-) -> pd.DataFrame:  # one row per condition of the sweep: its columns, norm_share and kl
-    "Every dose of a model's sweep in units of the residual stream and of the KL divergence that it causes."
-    table = steering_plan(study, spec)
-    samples = load_generations(run_sweep(study, spec), table)
-    vectors = model_sweep(study, spec).vectors
+) -> pd.DataFrame:  # one row per condition along the probe: its columns, norm_share and kl
+    "Every dose of the probe in units of the residual stream and of the KL divergence that it causes."
+    table = steering_plan(study, spec).query("direction == 'probe'")
+    samples, sweep = load_generations(run_sweep(study, spec), table), model_sweep(study, spec)
     path = study.folder(spec) / "effects.jsonl"
     kept = {row["key"]: row for row in read_lines(path, ["key", "norm_share", "kl"])}
     settings = {}
@@ -67,7 +66,7 @@ def dose_effects(
         if key not in kept:
             prompt = encode_prompt(tokenizer, study.concept.scenarios[name].prompt, spec.chat_template)
             text = tokenizer(longest, add_special_tokens=False)["input_ids"]
-            directions = [vectors[layer, direction] for direction in conditions.direction]
+            directions = [sweep.probe(layer)] * len(conditions)
             effects = effects_of_pushes(model, prompt, text, layer, conditions.strength.tolist(), directions)
             kept[key] = {name: list(map(finite, values)) for name, values in effects.items()}  # JSON has no nan
             append_line(path, {"key": key, **kept[key]})
@@ -126,9 +125,14 @@ def three_answers(
 # %% ../../nbs/evidence/09_dose.ipynb #e3d9e705
 def by_dose(
     scored: pd.DataFrame,  # from `score_samples`, with `dose`
-) -> pd.DataFrame:  # model, layer, direction, dose, score_mean, coherence, perplexity, repeated_4grams, n (samples)
-    "What the samples of each dose are like, over all scenarios; one row per dose (Figure 16)."
-    groups = scored.groupby(["model", "layer", "direction", "dose"], sort=False)
+) -> pd.DataFrame:  # the keys, score_mean, score_low, score_high, coherence, perplexity, repeated_4grams, n (samples)
+    """
+    What the samples of each dose are like, over all scenarios; one row per model, layer, direction and dose (Figure
+    16). score_low and score_high are the lowest and highest mean of a control's directions; they are its score_mean
+    along the probe, which is one direction.
+    """
+    keys = ["model", "layer", "direction", "dose"]
+    groups = scored.groupby(keys, sort=False)
     table = groups.agg(
         score_mean=("word_score", "mean"),
         coherence=("coherent", "mean"),
@@ -136,7 +140,12 @@ def by_dose(
         repeated_4grams=("repeated_4grams", "mean"),
         n=("text", "size"),
     )
-    return table.reset_index()
+    of_directions = scored.groupby([*keys, "sample"])["word_score"].mean().groupby(keys).agg(["min", "max"])
+    table[["score_low", "score_high"]] = of_directions.loc[table.index]
+    table = table.reset_index()
+    one = (table["direction"] == "probe") | (table["dose"] == 0)
+    table.loc[one, ["score_low", "score_high"]] = table.loc[one, ["score_mean", "score_mean"]].to_numpy()
+    return table
 
 # %% ../../nbs/evidence/09_dose.ipynb #6e09614c
 def count_rising(
@@ -210,9 +219,9 @@ def ways_to_ask(
     together: pd.DataFrame,  # from `unsteered_and_baselines`
     layers: dict[str, int],  # model: the layer that is shown
 ) -> pd.DataFrame:  # one row per sample, with `method` such as `unsteered`, `system prompt` or `vector, dose 1.5`
-    "The samples of every way to ask for the concept: unsteered, a system prompt, each positive dose and its control."
+    "The samples of every way to ask for the concept: unsteered, a system prompt, each positive dose and its controls."
     pushed = scored[(scored["layer"] == scored["model"].map(layers)) & (scored["alpha"] > 0)]
-    names = pushed["direction"].map({"probe": "vector", "random": "random direction"})
+    names = pushed["direction"].map({"probe": "vector", "random": "random directions", "shuffled": "shuffled labels"})
     pushed = pushed.assign(method=names + ", dose " + pushed["dose"].map("{:.2g}".format))
     asked = together[together["method"].isin(["unsteered", "prompt for"])]
     asked = asked.assign(method=asked["method"].replace("prompt for", "system prompt"))

@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from .drawing import FROM_0_TO_1, LINES, ONE_COLUMN, TWO_COLUMNS, control_entry
+from .drawing import FROM_0_TO_1, LINES, ONE_COLUMN, TWO_COLUMNS, control_entries
 from .drawing import count_label, each_model, layer_looks, legend_below, panels, print_style
-from .drawing import require_columns, wrapped
+from .drawing import mark_broken, require_columns, wrapped
 
 # %% ../../nbs/evidence/22_dose_figures.ipynb #ed2816bd
 @print_style
@@ -52,11 +52,11 @@ DOSE_MEASURES = {  # column: label
 
 @print_style
 def dose_curves(
-    data: pd.DataFrame,  # model, layer, direction, dose (distances of the class means), `DOSE_MEASURES`, n (samples)
+    data: pd.DataFrame,  # from `by_dose`, with the dose in distances of the class means
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
     "Word score, coherence and perplexity (logarithmic) against the dose, one column per model (section C7)."
-    require_columns(data, ["model", "layer", "direction", "dose", *DOSE_MEASURES, "n"])
+    require_columns(data, ["model", "layer", "direction", "dose", *DOSE_MEASURES, "score_low", "score_high", "n"])
     parts = each_model(data, models)
     size = (TWO_COLUMNS if len(parts) > 1 else ONE_COLUMN, 5.8)
     shared = {"squeeze": False, "sharex": "col", "sharey": "row", "layout": "constrained"}
@@ -67,13 +67,17 @@ def dose_curves(
             for (layer, direction), line in rows.sort_values("dose").groupby(["layer", "direction"]):
                 label = f"{title}, layer {layer}" if direction == "probe" else None
                 ax.plot(line["dose"], line[measure], LINES[direction], label=label, **looks[layer])
+                if measure == "score_mean":
+                    band = {"color": looks[layer]["color"], "alpha": 0.12, "linewidth": 0}
+                    ax.fill_between(line["dose"], line["score_low"], line["score_high"], **band)
+                    mark_broken(ax, line, "dose", measure)
         width = size[0] / len(parts)
         column[0].set(title=wrapped(title, width), **FROM_0_TO_1)
         column[1].set(**FROM_0_TO_1)
         column[2].set(yscale="log", xlabel=wrapped("dose (distances of the class means)", width))
     for ax, label in zip(grid[:, 0], DOSE_MEASURES.values()):
         ax.set_ylabel(f"{label} (N = {count_label(data)})")
-    legend_below(figure, extra=control_entry(data))
+    legend_below(figure, extra=control_entries(data))
     return figure
 
 # %% ../../nbs/evidence/22_dose_figures.ipynb #3d0a4bb1
@@ -109,7 +113,7 @@ def damage_by_dose(
     data: pd.DataFrame,  # model, direction, dose, same, same_low, same_high, kl, kl_low, kl_high
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "What each dose does to neutral questions and texts, along the probe and along a random direction (section C10)."
+    "What each dose does to neutral questions and texts, along the probe and along controls (section C10)."
     require_columns(data, ["model", "direction", "dose", "same", "same_low", "same_high", "kl", "kl_low", "kl_high"])
     parts = each_model(data, models)
     options = {"squeeze": False, "sharex": True, "sharey": "row", "layout": "constrained"}
@@ -125,7 +129,7 @@ def damage_by_dose(
         below.set(yscale="log", xlabel="dose")
     grid[0, 0].set_ylabel("answers kept")
     grid[1, 0].set_ylabel("KL on neutral text\n(nats per token)")
-    legend_below(figure, extra=control_entry(data))
+    legend_below(figure, extra=control_entries(data))
     return figure
 
 # %% ../../nbs/evidence/22_dose_figures.ipynb #d03706b7

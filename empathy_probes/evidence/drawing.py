@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'MARKERS', 'ONE_COLUMN', 'TWO_COLUMNS', 'GREY', 'STYLE', 'ALPHA_LABELS', 'LINES', 'FROM_0_TO_1',
-           'family_and_size', 'model_colors', 'each_model', 'print_style', 'panels', 'legend_below', 'wrapped',
-           'require_columns', 'count_label', 'alpha_label', 'dose_lines', 'require_one', 'only_scenario',
-           'scenario_heading', 'control_entry', 'dot_entry', 'p_label', 'layer_looks', 'save_figure']
+           'CONTROL_LABELS', 'BROKEN', 'family_and_size', 'model_colors', 'each_model', 'print_style', 'panels',
+           'legend_below', 'wrapped', 'require_columns', 'count_label', 'alpha_label', 'dose_lines', 'require_one',
+           'only_scenario', 'scenario_heading', 'control_entries', 'mark_broken', 'layer_looks', 'save_figure']
 
 # %% ../../nbs/evidence/18_drawing.ipynb #f862d4b4
 import re
@@ -20,10 +20,12 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..machine.store import whole_file
+from .dose import BROKEN_COHERENCE
 
 # %% ../../nbs/evidence/18_drawing.ipynb #5022b413
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([MB])\b")  # such as 135M or 1.5B
@@ -197,7 +199,7 @@ ALPHA_LABELS = {  # unit of alpha: label of the axis
     "raw": "\N{GREEK SMALL LETTER ALPHA} (length of the added vector)",
     "separation": "\N{GREEK SMALL LETTER ALPHA} (distances of the class means)",
 }
-LINES = {"probe": "-", "random": ":"}  # direction: line style
+LINES = {"probe": "-", "random": ":", "shuffled": "--"}  # direction: line style
 FROM_0_TO_1 = {"ylim": (-0.04, 1.04), "yticks": [0, 0.25, 0.5, 0.75, 1]}  # an axis of scores or rates
 
 
@@ -256,28 +258,35 @@ def scenario_heading(
     return scenario.replace("_", " ").title()
 
 # %% ../../nbs/evidence/18_drawing.ipynb #c2177847
-def control_entry(
+CONTROL_LABELS = {"random": "random directions", "shuffled": "shuffled labels"}
+
+
+def control_entries(
     data: pd.DataFrame,  # direction, if there are controls
-) -> list[Line2D]:  # one, or none
-    "The legend's entry for the random direction, if there is one."
-    if "direction" not in data or "random" not in set(data["direction"]):
-        return []
-    return [Line2D([], [], color="0.3", linestyle=":", label="random direction")]
+) -> list[Line2D]:  # none, or some
+    "The legend's entries for controls and broken doses, as far as they are there."
+    found = set(data["direction"]) if "direction" in data else set()
+    looks = {label: {"linestyle": LINES[kind]} for kind, label in CONTROL_LABELS.items() if kind in found}
+    if "coherence" in data and (data["coherence"] < BROKEN_COHERENCE).any():
+        looks["fewer than half coherent"] = BROKEN
+    return [Line2D([], [], label=label, **{"color": "0.3"} | look) for label, look in looks.items()]
 
 
-def dot_entry(
-    label: str,  # its text
-    face: str,  # colour of the point's inside
-) -> Line2D:
-    "The legend's entry for a point."
-    return Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor=face, label=label)
+BROKEN = {"color": "0.2", "linestyle": "", "marker": "x", "markersize": 5}  # look of a dose at which texts break
 
 
-def p_label(
-    p: float,  # a p-value
-) -> str:
-    "A p-value as text: `p = 0.010`, or `p < 0.001`."
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def mark_broken(
+    ax: Axes,
+    line: pd.DataFrame,  # coherence, x and y; one row per dose
+    x: str,  # column of the doses
+    y: str,  # column that is drawn
+) -> None:
+    "Cross out the doses at which fewer than half of the samples are coherent: their score says nothing."
+    broken = line[line["coherence"] < BROKEN_COHERENCE]
+    if len(broken):
+        ax.plot(broken[x], broken[y], **BROKEN)
+
+
 
 # %% ../../nbs/evidence/18_drawing.ipynb #61c8f01e
 def layer_looks(

@@ -200,15 +200,20 @@ def log_odds(
     places: list[int],  # the row of the batch in which each sample is
     texts: list[list[int]],  # tokens of each sample
     continuations: list[dict[str, list[int]]],  # tokens of the `positive` and the `negative` one, for each sample
-) -> list[float | None]:  # nats; above 0 where the positive continuation is the likelier one; None if not finite
-    "How much likelier each sample's model finds the positive continuation than the negative one."
+) -> tuple[list[float | None], list[float | None]]:  # of whole continuations, and per token; nats, None if not finite
+    """
+    How much likelier each sample's model finds the positive continuation than the negative one: above 0 where it does.
+    Per token, the mean log p of a continuation's tokens takes the place of their sum.
+    """
     prompts = [batch.rows[place].prompt for place in places]
     last = [[*prompt, *text][-1] for prompt, text in zip(prompts, texts)]
     positions = [len(prompt) - 1 + len(text) for prompt, text in zip(prompts, texts)]
     sides = ("positive", "negative")
     given = [[token, *both[side]] for side in sides for token, both in zip(last, continuations)]
     sums = log_likelihoods(batch, list(places) * 2, positions * 2, given)
-    return [finite(positive - negative) for positive, negative in zip(sums[: len(texts)], sums[len(texts) :])]
+    means = [total / (len(tokens) - 1) for total, tokens in zip(sums, given)]
+    both = [zip(values[: len(texts)], values[len(texts) :]) for values in (sums, means)]
+    return tuple([finite(positive - negative) for positive, negative in sides] for sides in both)
 
 # %% ../../nbs/machine/11_generation.ipynb #26e0de99
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from ..method.residual_stream import input_device
 from ..method.texts import Concept
 from .concepts import DATA
-from .plan import conditions_of
+from .plan import conditions_of, controls_of
 from .presets import ModelSpec, Preset, PresetError, chosen_scenarios
 from .sources import WORKSPACE, conversion_bytes, conversion_folder, hub_commit
 from .weights import empty_model, loaded_bytes, random_model
@@ -212,9 +212,11 @@ def sweep_tokens(
     concept: Concept,  # whose scenarios are steered
 ) -> int:
     "Tokens that a sweep puts through a model, at most."
-    settings = len(spec.steering_layers) * len(chosen_scenarios(preset, concept))
-    condition = preset.max_tokens + 2 * preset.samples * spec.max_new_tokens
-    return settings * len(conditions_of(spec)) * condition
+    written = 2 * spec.max_new_tokens
+    conditions = len(spec.steering_layers) * len(conditions_of(spec))
+    probe = conditions * (preset.max_tokens + preset.samples * written)
+    controls = len(controls_of(spec)) * preset.samples * (preset.max_tokens + written)  # each reads the prompt for itself
+    return len(chosen_scenarios(preset, concept)) * (probe + controls)
 
 # %% ../../nbs/machine/05_resources.ipynb #a58d7b99
 SURE_SPEED = {"cpu": 1e10, "cuda": 1e12}  # operations per second that any such device reaches

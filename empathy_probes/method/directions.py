@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'unit', 'mean_difference', 'project', 'logistic_regression', 'linear_discriminant', 'principal_component',
-           'fit_layers', 'layer_separations', 'seed_of', 'random_direction']
+           'fit_layers', 'layer_separations', 'seed_of', 'random_direction', 'shuffled_direction']
 
 # %% ../../nbs/method/04_directions.ipynb #446a3b4c
 import hashlib
@@ -154,3 +154,13 @@ def random_direction(
 ) -> np.ndarray:  # unit vector [width]
     "A direction drawn uniformly from all directions (the control of Figure 2)."
     return unit(np.random.default_rng(seed_of("direction", *names)).standard_normal(width))
+
+# %% ../../nbs/method/04_directions.ipynb #317272d9
+def shuffled_direction(
+    positive: np.ndarray,  # activations of the positive texts [pair, width]
+    negative: np.ndarray,  # activations of the negative texts, of the same pairs [pair, width]
+    *names: str | int,  # what it is for: the seed, the model, the layer
+) -> np.ndarray:  # unit vector [width]
+    "The mean difference after the texts of each pair changed sides at random. Raises `ValueError` as `unit` does."
+    signs = np.random.default_rng(seed_of("shuffled", *names)).choice([-1, 1], size=len(positive))
+    return unit(signs @ (positive.astype(np.float64) - negative))
