@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EFFECTS', 'CONTRASTS', 'PRONOUNS', 'AUXILIARIES', 'SHORTCUTS', 'crossed_texts', 'crossed_effects',
-           'shortcut_detectors', 'carrier', 'describe_carriers']
+           'effects_by_source', 'shortcut_detectors', 'carrier', 'describe_carriers']
 
 # %% ../../nbs/evidence/06_crossed.ipynb #1d584e5e
 import re
@@ -57,6 +57,33 @@ def _effects(values: np.ndarray) -> np.ndarray:
     scale = np.sqrt(values.var(axis=0, ddof=1).mean())
     deed, words, interaction = CONTRASTS @ values.mean(axis=0) / (scale or np.nan)
     return np.array([deed, words, interaction, deed / (words or np.nan)])
+
+# %% ../../nbs/evidence/06_crossed.ipynb #1b5b59f1
+def effects_by_source(
+    values: np.ndarray,  # of the texts of `crossed_texts`, from any detector [text]
+    sources: np.ndarray,  # who wrote each situation, of two [situation]
+) -> pd.DataFrame:  # effect (deed, words), source (also `difference`), value, lower, upper (95%), n (situations)
+    "The effects in the situations of each source, and those of the first minus those of the second."
+    values, sources = np.asarray(values, dtype=float).reshape(-1, len(CROSSED_KINDS)), np.asarray(sources)
+    names = pd.unique(sources)
+    if len(names) != 2:
+        raise ValueError(f"two sources can be compared, not {len(names)}: {', '.join(map(str, names))}")
+    first = sources == names[0]
+    parts = [crossed_effects(values[of_one]).assign(source=name) for name, of_one in zip(names, (first, ~first))]
+    without = [_difference(np.delete(values, i, axis=0), np.delete(first, i)) for i in range(len(values))]
+    rows = []
+    for name, value, left in zip(EFFECTS[:2], _difference(values, first), np.transpose(without)):
+        lower, upper = jackknife_interval(value, left)
+        row = {"effect": name, "source": "difference", "value": value, "lower": lower, "upper": upper}
+        rows.append(row | {"n": len(values)})
+    table = pd.concat([*parts, pd.DataFrame(rows)], ignore_index=True)
+    columns = ["effect", "source", "value", "lower", "upper", "n"]
+    return table.loc[table["effect"].isin(EFFECTS[:2]), columns].reset_index(drop=True)
+
+
+def _difference(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    "Effects of deed and words in some situations minus those in the others [effect]."
+    return (_effects(values[first]) - _effects(values[~first]))[:2]
 
 # %% ../../nbs/evidence/06_crossed.ipynb #4aed6fb8
 PRONOUNS = [*FIRST_PERSON, *"he him his she her hers they them their it its you your".split()]
