@@ -87,7 +87,7 @@ SECTIONS = {
     "c6_alignment": Section(PROBES, ["geometry", "agreement", *BETWEEN_MODELS[:1]], BETWEEN_MODELS[1:]),
     "c7_dose": Section(SAMPLES, ["trends", "doses", "answers"], ["figure16", "figure17"], tokens=steering),
     "c8_size": Section([*SAMPLES, "figures/published/size.csv"], ["size"], ["figure18"]),
-    "c9_deed": Section(PROBES, ["crossed", "hands"], ["figure19"]),
+    "c9_deed": Section(PROBES, ["crossed", "hands", "surprise"], ["figure19"], tokens=extraction),
     "c10_damage": Section(SAMPLES, ["damage"], ["figure20"], tokens=steering),
 }
 RELEASED_SECTIONS = {

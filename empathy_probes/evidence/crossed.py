@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EFFECTS', 'CONTRASTS', 'PRONOUNS', 'AUXILIARIES', 'SHORTCUTS', 'crossed_texts', 'crossed_effects',
-           'effects_by_source', 'shortcut_detectors', 'carrier', 'describe_carriers']
+           'effects_by_source', 'shortcut_detectors', 'text_perplexity', 'kept_perplexities', 'surprise_by_kind',
+           'carrier', 'describe_carriers']
 
 # %% ../../nbs/evidence/06_crossed.ipynb #1d584e5e
 import re
@@ -12,14 +13,24 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import ttest_1samp
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+from transformers import PreTrainedModel
 
+from ..method.activations import tokenize
+from ..method.residual_stream import input_device
 from ..method.texts import Concept
 from ..machine.concepts import CROSSED_KINDS
+from ..machine.generation import finite
+from ..machine.models import shared_model
+from ..machine.parameters import Study
+from ..machine.presets import ModelSpec
+from ..machine.store import append_line, fingerprint, read_lines
 from .intervals import jackknife_interval
 from .words import FIRST_PERSON
 
@@ -121,6 +132,49 @@ def shortcut_detectors(
         detector.fit(list(map(counted, train_texts)), train_labels)
         found[name] = detector.decision_function(list(map(counted, texts)))
     return found
+
+# %% ../../nbs/evidence/06_crossed.ipynb #79e23d0b
+@torch.inference_mode()
+def text_perplexity(
+    model: PreTrainedModel,
+    ids: list[int],  # the tokens of a text, two at least
+) -> float | None:  # None if it is not finite
+    "Perplexity of a text without a prompt, its first token given."
+    tokens = torch.tensor([ids], device=input_device(model))
+    return finite(model(input_ids=tokens, labels=tokens).loss.float().exp().item())
+
+# %% ../../nbs/evidence/06_crossed.ipynb #4b7d088a
+def kept_perplexities(
+    study: Study,
+    spec: ModelSpec,  # one of its models
+    texts: list[str],  # cut where the preset cuts
+) -> np.ndarray:  # nan where it is not finite [text]
+    "`text_perplexity` of some texts, computed unless they are kept."
+    path, cut = study.folder(spec) / "perplexities.jsonl", study.preset.max_tokens
+    kept = {row["key"]: row["perplexity"] for row in read_lines(path, ["key", "perplexity"])}
+    keys = [fingerprint({"text": text, "max_tokens": cut}) for text in texts]
+    if not set(keys) <= kept.keys():
+        model, tokenizer = shared_model(spec, study.preset.device)
+    for key, text in tqdm(zip(keys, texts), desc=f"{spec.title}, perplexity", unit="text", total=len(texts), delay=2):
+        if key not in kept:
+            kept[key] = text_perplexity(model, tokenize(tokenizer, [text], cut)[0])
+            append_line(path, {"key": key, "perplexity": kept[key]})
+    return np.array([kept[key] for key in keys], dtype=float)
+
+
+def surprise_by_kind(
+    perplexities: np.ndarray,  # of the texts of `crossed_texts` [text]
+) -> pd.DataFrame:  # kind, median, ratio (to `neither`, geometric mean), lower, upper (95%), n (situations)
+    "Perplexity of each kind of text, and its ratio to that of the text with neither deed nor words of its situation."
+    logs = np.log(np.asarray(perplexities, dtype=float)).reshape(-1, len(CROSSED_KINDS))
+    ratios = logs - logs[:, [-1]]
+    rows = []
+    for kind, own, ratio in zip(CROSSED_KINDS, logs.T, ratios.T):
+        row = {"kind": kind, "median": np.exp(np.median(own)), "ratio": np.exp(ratio.mean())}
+        if kind != CROSSED_KINDS[-1]:  # the ratio of a text to itself has no interval
+            row |= dict(zip(["lower", "upper"], np.exp(ttest_1samp(ratio, 0).confidence_interval(0.95))))
+        rows.append(row | {"n": len(own)})
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/evidence/06_crossed.ipynb #f3650f43
 def carrier(
