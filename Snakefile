@@ -81,19 +81,19 @@ SECTIONS = {
     "46_robustness": Section(SAMPLES, ["table4"], ["figure6", "figure7"]),
     "51_detection_steering_gap": Section(SAMPLES, [], ["figure8", "detection_steering"]),
     "52_layers": Section(SAMPLES, [], ["figure9"]),
-    "c3_uncertainty": Section(SAMPLES, ["uncertainty", "nulls"], ["figure10", "figure11", "pairs_needed", "agreement_steering"]),
+    "c3_uncertainty": Section(SAMPLES, ["uncertainty", "nulls", "choice"], ["figure10", "figure11", "pairs_needed", "agreement_steering"]),
     "c4_words": Section(PROBES, ["words"], ["figure12"]),
     "c5_protocol": Section(PROBES, ["protocol"], ["figure13", "figure14"], tokens=extraction),
     "c6_alignment": Section(PROBES, ["geometry", "agreement", *BETWEEN_MODELS[:1]], BETWEEN_MODELS[1:]),
     "c7_dose": Section(SAMPLES, ["trends", "slopes", "doses", "answers"], ["figure16", "figure17"], tokens=steering),
     "c8_size": Section([*SAMPLES, "figures/published/size.csv"], ["size"], ["figure18"]),
-    "c9_deed": Section(PROBES, ["crossed"], ["figure19"]),
+    "c9_deed": Section(PROBES, ["crossed", "hands", "surprise"], ["figure19"], tokens=extraction),
     "c10_damage": Section(SAMPLES, ["damage"], ["figure20"], tokens=steering),
 }
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
     "c2_claims": Section([], ["claims", "claims_summary"]),
-    "c3_uncertainty": Section([], ["uncertainty", "nulls"], ["figure10", "figure11"]),
+    "c3_uncertainty": Section([], ["uncertainty", "nulls", "choice"], ["figure10", "figure11"]),
     "c4_words": Section([], ["words"], ["figure12"]),
     "c8_size": Section([], ["size"], ["figure18"]),
 }

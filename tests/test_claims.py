@@ -91,6 +91,7 @@ def test_the_numbers_behind_the_protocols_last_table(evidence):
         "random_sd": 0.2403, "random_q95": 0.8569, "random_z": 2.0899, "random_p": 0.0099, "accuracy_drop_phi": 1,
         "accuracy_positive_phi": 0.75, "accuracy_positive_qwen": 0.4167, "accuracy_drop_qwen": 0.4, "quoted_below": 0,
         "quoted_above": 0, "artefact_1": 0, "artefact_2": 0, "phi_highest_in": 3, "replacements": 203, "separation_after": 4.7369,
+        "conditions_qwen": 24, "only_qwen_12": 0, "only_qwen_16": 4, "layers_p_qwen": 0.125,
     }
     assert {name: found[name] for name in expected} == expected
     doses = [f"{evidence.numbers[f'dose_{end}_{name}']:.1f}" for name in ("dolphin", "qwen") for end in ("lowest", "highest")]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EFFECTS', 'CONTRASTS', 'PRONOUNS', 'AUXILIARIES', 'SHORTCUTS', 'crossed_texts', 'crossed_effects',
-           'shortcut_detectors', 'carrier', 'describe_carriers']
+           'effects_by_source', 'shortcut_detectors', 'text_perplexity', 'kept_perplexities', 'surprise_by_kind',
+           'carrier', 'describe_carriers']
 
 # %% ../../nbs/evidence/06_crossed.ipynb #1d584e5e
 import re
@@ -12,14 +13,24 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import ttest_1samp
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+from transformers import PreTrainedModel
 
+from ..method.activations import tokenize
+from ..method.residual_stream import input_device
 from ..method.texts import Concept
 from ..machine.concepts import CROSSED_KINDS
+from ..machine.generation import finite
+from ..machine.models import shared_model
+from ..machine.parameters import Study
+from ..machine.presets import ModelSpec
+from ..machine.store import append_line, fingerprint, read_lines
 from .intervals import jackknife_interval
 from .words import FIRST_PERSON
 
@@ -58,6 +69,33 @@ def _effects(values: np.ndarray) -> np.ndarray:
     deed, words, interaction = CONTRASTS @ values.mean(axis=0) / (scale or np.nan)
     return np.array([deed, words, interaction, deed / (words or np.nan)])
 
+# %% ../../nbs/evidence/06_crossed.ipynb #1b5b59f1
+def effects_by_source(
+    values: np.ndarray,  # of the texts of `crossed_texts`, from any detector [text]
+    sources: np.ndarray,  # who wrote each situation, of two [situation]
+) -> pd.DataFrame:  # effect (deed, words), source (also `difference`), value, lower, upper (95%), n (situations)
+    "The effects in the situations of each source, and those of the first minus those of the second."
+    values, sources = np.asarray(values, dtype=float).reshape(-1, len(CROSSED_KINDS)), np.asarray(sources)
+    names = pd.unique(sources)
+    if len(names) != 2:
+        raise ValueError(f"two sources can be compared, not {len(names)}: {', '.join(map(str, names))}")
+    first = sources == names[0]
+    parts = [crossed_effects(values[of_one]).assign(source=name) for name, of_one in zip(names, (first, ~first))]
+    without = [_difference(np.delete(values, i, axis=0), np.delete(first, i)) for i in range(len(values))]
+    rows = []
+    for name, value, left in zip(EFFECTS[:2], _difference(values, first), np.transpose(without)):
+        lower, upper = jackknife_interval(value, left)
+        row = {"effect": name, "source": "difference", "value": value, "lower": lower, "upper": upper}
+        rows.append(row | {"n": len(values)})
+    table = pd.concat([*parts, pd.DataFrame(rows)], ignore_index=True)
+    columns = ["effect", "source", "value", "lower", "upper", "n"]
+    return table.loc[table["effect"].isin(EFFECTS[:2]), columns].reset_index(drop=True)
+
+
+def _difference(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    "Effects of deed and words in some situations minus those in the others [effect]."
+    return (_effects(values[first]) - _effects(values[~first]))[:2]
+
 # %% ../../nbs/evidence/06_crossed.ipynb #4aed6fb8
 PRONOUNS = [*FIRST_PERSON, *"he him his she her hers they them their it its you your".split()]
 AUXILIARIES = """
@@ -94,6 +132,49 @@ def shortcut_detectors(
         detector.fit(list(map(counted, train_texts)), train_labels)
         found[name] = detector.decision_function(list(map(counted, texts)))
     return found
+
+# %% ../../nbs/evidence/06_crossed.ipynb #79e23d0b
+@torch.inference_mode()
+def text_perplexity(
+    model: PreTrainedModel,
+    ids: list[int],  # the tokens of a text, two at least
+) -> float | None:  # None if it is not finite
+    "Perplexity of a text without a prompt, its first token given."
+    tokens = torch.tensor([ids], device=input_device(model))
+    return finite(model(input_ids=tokens, labels=tokens).loss.float().exp().item())
+
+# %% ../../nbs/evidence/06_crossed.ipynb #4b7d088a
+def kept_perplexities(
+    study: Study,
+    spec: ModelSpec,  # one of its models
+    texts: list[str],  # cut where the preset cuts
+) -> np.ndarray:  # nan where it is not finite [text]
+    "`text_perplexity` of some texts, computed unless they are kept."
+    path, cut = study.folder(spec) / "perplexities.jsonl", study.preset.max_tokens
+    kept = {row["key"]: row["perplexity"] for row in read_lines(path, ["key", "perplexity"])}
+    keys = [fingerprint({"text": text, "max_tokens": cut}) for text in texts]
+    if not set(keys) <= kept.keys():
+        model, tokenizer = shared_model(spec, study.preset.device)
+    for key, text in tqdm(zip(keys, texts), desc=f"{spec.title}, perplexity", unit="text", total=len(texts), delay=2):
+        if key not in kept:
+            kept[key] = text_perplexity(model, tokenize(tokenizer, [text], cut)[0])
+            append_line(path, {"key": key, "perplexity": kept[key]})
+    return np.array([kept[key] for key in keys], dtype=float)
+
+
+def surprise_by_kind(
+    perplexities: np.ndarray,  # of the texts of `crossed_texts` [text]
+) -> pd.DataFrame:  # kind, median, ratio (to `neither`, geometric mean), lower, upper (95%), n (situations)
+    "Perplexity of each kind of text, and its ratio to that of the text with neither deed nor words of its situation."
+    logs = np.log(np.asarray(perplexities, dtype=float)).reshape(-1, len(CROSSED_KINDS))
+    ratios = logs - logs[:, [-1]]
+    rows = []
+    for kind, own, ratio in zip(CROSSED_KINDS, logs.T, ratios.T):
+        row = {"kind": kind, "median": np.exp(np.median(own)), "ratio": np.exp(ratio.mean())}
+        if kind != CROSSED_KINDS[-1]:  # the ratio of a text to itself has no interval
+            row |= dict(zip(["lower", "upper"], np.exp(ttest_1samp(ratio, 0).confidence_interval(0.95))))
+        rows.append(row | {"n": len(own)})
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/evidence/06_crossed.ipynb #f3650f43
 def carrier(

@@ -10,7 +10,7 @@ __all__ = ['average_numbers', 'side_numbers', 'asymmetry_numbers', 'breakdown_nu
 # %% ../../nbs/evidence/15_recomputed_steering.ipynb #steeringb
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact
+from statsmodels.stats.contingency_tables import mcnemar
 
 from ..method.scoring import SETTING, outcomes, rates, success
 from .published import paper_table, paper_values
@@ -248,10 +248,12 @@ def layer_numbers(
     for layer in (12, 16):
         numbers[f"success_qwen_{layer}"] = by_layer["success_rate"][QWEN, layer]
         numbers[f"success_p_qwen_{layer}"] = by_layer["p"][QWEN, layer]
-    n = by_layer["n"][QWEN, 16]
-    successes = [round(numbers[f"success_qwen_{layer}"] * n) for layer in (12, 16)]
-    failures = [n - count for count in successes]
-    numbers |= {"conditions_qwen": n, "layers_p_qwen": fisher_exact([successes, failures]).pvalue}
+    judged = outcomes(rates(scored[scored["model"] == QWEN]))
+    by_condition = judged.pivot(index=["scenario", "alpha"], columns="layer", values="success")
+    paired = by_condition[[12, 16]].dropna().astype(bool)
+    both = pd.crosstab(paired[12], paired[16]).reindex(index=[False, True], columns=[False, True], fill_value=0)
+    numbers |= {"conditions_qwen": len(paired), "layers_p_qwen": mcnemar(both, exact=True).pvalue}
+    numbers |= {"only_qwen_12": both.loc[True, False], "only_qwen_16": both.loc[False, True]}
     auroc_of = detection.set_index(["model", "layer"])["auroc"]
     listener = rates(scored[scored["scenario"] == "the_listener"])
     phi = listener[listener["model"] == PHI].pivot(index="layer", columns="alpha", values="score_mean")

@@ -136,20 +136,24 @@ def agreement_with_others(
     if len(projections) < 2:
         raise ValueError(f"agreement needs two models or more; there is {', '.join(projections) or 'none'}")
     values, groups = np.stack(list(projections.values())), np.asarray(groups)
-    observed = _mean_agreement(values, groups)
-    without = [_mean_agreement(np.delete(values, i, axis=1), np.delete(groups, i)) for i in range(len(groups))]
+    texts = {group: values[:, groups == group] for group in np.unique(groups)}
+    agreement = {group: _agreement(own) for group, own in texts.items()}
+    without = []  # a text that is left out changes the agreement in its own group alone
+    for group, own in texts.items():
+        for i in range(own.shape[1]):
+            changed = agreement | {group: _agreement(np.delete(own, i, axis=1))}
+            without.append(np.mean(list(changed.values()), axis=0))
     rows = []
-    for model, value, left in zip(projections, observed, np.transpose(without)):
+    for model, value, left in zip(projections, np.mean(list(agreement.values()), axis=0), np.transpose(without)):
         lower, upper = jackknife_interval(value, left)
         row = {"model": model, "finding": "agreement", "direction": "probe", "value": value}
         rows.append(row | {"lower": lower, "upper": upper, "n": len(groups)})
     return rows
 
 
-def _mean_agreement(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    "Of each model, the mean over groups and other models of the rank correlation [model]."
-    members = [groups == group for group in np.unique(groups)]
-    correlations = np.mean([np.corrcoef(rankdata(values[:, mask], axis=1)) for mask in members], axis=0)
+def _agreement(values: np.ndarray) -> np.ndarray:
+    "Mean rank correlation of each model with the others, over the texts of one group [model, text] to [model]."
+    correlations = np.corrcoef(rankdata(values, axis=1))
     return (correlations.sum(axis=1) - 1) / (len(values) - 1)  # without the 1 that a model has with itself
 
 # %% ../../nbs/evidence/23_size.ipynb #a4a79f12

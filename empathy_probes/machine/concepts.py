@@ -165,7 +165,7 @@ def read_crossed(
     paths: list[Path],  # crossed.jsonl, or nothing
     scenarios: dict[str, Scenario],  # the scenarios a situation may name
     pairs: pd.DataFrame,  # the concept's pairs, whose texts may not occur again
-) -> pd.DataFrame:  # columns scenario and `CROSSED_KINDS`; one row per situation
+) -> pd.DataFrame:  # columns scenario, `CROSSED_KINDS` and source; one row per situation
     "Read the crossed texts. Raises `ConceptError` with the file and the line of the first fault."
     rows, seen = [], {}
     for pair in pairs.itertuples():
@@ -176,10 +176,10 @@ def read_crossed(
         _check_scenario(situation["scenario"], scenarios, where)
         for kind in CROSSED_KINDS:
             _check_new(situation[kind], "crossed", where, seen)
-        rows.append(situation)
+        rows.append(situation | {"source": row.get("source", "")})
     if paths and len(rows) < 3:
         raise ConceptError(f"{paths[0]}: {len(rows)} situation(s); an interval over situations needs 3 or more")
-    return pd.DataFrame(rows, columns=["scenario", *CROSSED_KINDS])
+    return pd.DataFrame(rows, columns=["scenario", *CROSSED_KINDS, "source"])
 
 # %% ../../nbs/machine/01_concepts.ipynb #232b425d
 def read_completions(

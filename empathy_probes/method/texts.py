@@ -47,7 +47,7 @@ class Concept:
     folder: Path  # where it was read
     pairs: pd.DataFrame  # split (`train` or `test`), scenario, positive, negative, source; one row per pair
     hard_pairs: pd.DataFrame  # the same columns, split `hard`; no rows if the concept has none
-    crossed: pd.DataFrame  # scenario, deed_and_words, deed, words, neither; one row per situation, or none
+    crossed: pd.DataFrame  # scenario, deed_and_words, deed, words, neither, source; one row per situation, or none
     scenarios: dict[str, Scenario]  # by id
     completions: pd.DataFrame  # scenario, text, score (the rating 0, 1 or 2); one row per completion
     lexicon: Lexicon  # its word lists
