@@ -110,11 +110,11 @@ def ways_of_asking(
 # %% ../../nbs/evidence/22_dose_figures.ipynb #7701f66f
 @print_style
 def damage_by_dose(
-    data: pd.DataFrame,  # model, direction, dose, same, same_low, same_high, kl, kl_low, kl_high
+    data: pd.DataFrame,  # model, direction, dose, coherence, same, same_low, same_high, kl, kl_low, kl_high
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
     "What each dose does to neutral questions and texts, along the probe and along controls (section C10)."
-    require_columns(data, ["model", "direction", "dose", "same", "same_low", "same_high", "kl", "kl_low", "kl_high"])
+    require_columns(data, ["model", "direction", "dose", "coherence", "same", "same_low", "same_high", "kl", "kl_low", "kl_high"])
     parts = each_model(data, models)
     options = {"squeeze": False, "sharex": True, "sharey": "row", "layout": "constrained"}
     figure, grid = plt.subplots(2, len(parts), figsize=(min(TWO_COLUMNS, 1 + 1.9 * len(parts)), 3.4), **options)
@@ -125,6 +125,7 @@ def damage_by_dose(
                 ax.plot(line["dose"], line[name], LINES[direction], label=label, **look)
                 band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
                 ax.fill_between(line["dose"], line[f"{name}_low"], line[f"{name}_high"], **band)
+            mark_broken(above, line, "dose", "same")
         above.set(**FROM_0_TO_1)
         below.set(yscale="log", xlabel="dose")
     grid[0, 0].set_ylabel("answers kept")
