@@ -24,12 +24,17 @@ from ..method.steering import encode_prompt
 from ..method.texts import Scenario
 from ..machine.plan import encode_continuation
 
-# %% ../../nbs/evidence/25_mediation.ipynb #e1ebf0a3
+# %% ../../nbs/evidence/25_mediation.ipynb #ad44af12
 class Decision(NamedTuple):
     "A prompt with two continuations, in tokens."
     prompt: list[int]
     positive: list[int]
     negative: list[int]
+
+    @property
+    def row(self) -> list[int]:
+        "All of its tokens: the prompt, the positive continuation, the negative one."
+        return [*self.prompt, *self.positive, *self.negative]
 
 
 SIDES = {"for": "positive", "against": "negative"}  # run: the system prompt under which the scenario is read
@@ -57,14 +62,14 @@ def shared_end(
     different = [place for place, (a, b) in enumerate(zip(reversed(first), reversed(second))) if a != b]
     return different[0] if different else min(len(first), len(second))
 
-# %% ../../nbs/evidence/25_mediation.ipynb #2aa4302e
+# %% ../../nbs/evidence/25_mediation.ipynb #a25b186b
 def decision_inputs(
     model: PreTrainedModel,
     decision: Decision,
 ) -> dict[str, Tensor]:  # what the model is called with
     "A prompt with both continuations in one row, of which neither sees the other."
     begin, end = len(decision.prompt), len(decision.prompt) + len(decision.positive)
-    ids = [*decision.prompt, *decision.positive, *decision.negative]
+    ids = decision.row
     places = [*range(end), *range(begin, begin + len(decision.negative))]
     seen = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
     seen[end:, begin:end] = False
@@ -86,7 +91,7 @@ def decision_log_odds(
     before = [0, *range(1 + positive, positive + negative)]  # the positions that predict the negative continuation
     return log_p[range(positive), decision.positive].sum() - log_p[before, decision.negative].sum()
 
-# %% ../../nbs/evidence/25_mediation.ipynb #54e682a3
+# %% ../../nbs/evidence/25_mediation.ipynb #9d8e34d2
 class Run(NamedTuple):
     "What a model made of a decision."
     decision: Decision
@@ -96,11 +101,10 @@ class Run(NamedTuple):
     def stream(
         self,
         layer: int,  # a block, from 0
-        count: int,  # positions, counted from the end of the prompt
+        count: int,  # positions, counted from the end
     ) -> Tensor:  # float32 [position, width]
-        "The residual stream at a block's output, at the last positions of the prompt."
-        end = len(self.decision.prompt)
-        return hidden_of(self.outputs[layer])[0, end - count : end].float()
+        "The residual stream at a block's output, at the last positions."
+        return hidden_of(self.outputs[layer])[0, -count:].float()
 
 
 @torch.no_grad()
@@ -120,7 +124,7 @@ def read_run(
             handle.remove()
     return Run(decision, outputs, value)
 
-# %% ../../nbs/evidence/25_mediation.ipynb #1b811e02
+# %% ../../nbs/evidence/25_mediation.ipynb #4d8a84b9
 @contextmanager
 def _known(model: PreTrainedModel, layer: int, output) -> Iterator[None]:
     "Let the blocks up to a layer put out what is known, without being run."
@@ -135,28 +139,25 @@ def effect_of(
     model: PreTrainedModel,
     run: Run,
     layer: int,  # the block at whose output the stream is changed
-    change: Tensor,  # what is added at the last positions of the prompt [position, width]
+    change: Tensor,  # what is added at the last positions [position, width]
 ) -> float:  # nats
     "How far a change of the stream moves a run's log-odds."
-    end = len(run.decision.prompt)
-
     def changed(hidden):
         "The stream with the change in it."
-        hidden, places = hidden.clone(), slice(end - len(change), end)
-        hidden[0, places] = (hidden[0, places].float() + change.to(hidden.device)).to(hidden.dtype)
-        return hidden
+        before, last = hidden[:, : -len(change)], hidden[:, -len(change) :]
+        return torch.cat([before, (last.float() + change.to(hidden.device)).to(hidden.dtype)], dim=1)
 
     with _known(model, layer, run.outputs[layer]), write_residual(model, [layer], changed):
         return decision_log_odds(model, run.decision).item() - run.log_odds
 
-# %% ../../nbs/evidence/25_mediation.ipynb #d9784c4b
+# %% ../../nbs/evidence/25_mediation.ipynb #568cbf7f
 def gradients(
     model: PreTrainedModel,
     decision: Decision,
-    count: int,  # positions, counted from the end of the prompt
+    count: int,  # positions, counted from the end
 ) -> list[Tensor]:  # by block: float32 [position, width]
     "The gradient of a decision's log-odds with respect to the stream at every block's output."
-    streams, end = [], len(decision.prompt)
+    streams = []
 
     def keep(hidden):
         "The stream, of which the first block's is where the differentiation begins."
@@ -165,26 +166,30 @@ def gradients(
 
     with torch.enable_grad(), change_blocks(dict.fromkeys(find_blocks(model), keep)):
         found = torch.autograd.grad(decision_log_odds(model, decision), streams)
-    return [gradient[0, end - count : end].float() for gradient in found]
+    return [gradient[0, -count:].float() for gradient in found]
 
-# %% ../../nbs/evidence/25_mediation.ipynb #999c31f9
-BINS = 12  # equal parts of the shared positions without the last one
-PARTS = ("first third", "second third", "last third", "last position")  # what is patched; a third has four of the parts
+# %% ../../nbs/evidence/25_mediation.ipynb #995ba8f5
+BINS = 12  # equal parts of the positions that the prompts share, without the last one
+PARTS = ("first third", "second third", "last third", "last of prompt", "continuations")  # what is patched together
 
 
 def position_bins(
-    count: int,  # shared positions
+    count: int,  # shared positions, those of the continuations among them
+    behind: int,  # those of the continuations
 ) -> list[np.ndarray]:  # the positions of each part, from 0
-    "The parts of the shared positions: `BINS` equal ones, and the last position."
-    return [*np.array_split(np.arange(count - 1), BINS), np.array([count - 1])]
+    "The parts of the shared positions: `BINS` equal ones, the prompt's last position, and the continuations."
+    last = count - behind - 1
+    return [*np.array_split(np.arange(last), BINS), np.array([last]), np.arange(last + 1, count)]
 
 
 def position_parts(
-    count: int,  # shared positions
+    count: int,  # shared positions, those of the continuations among them
+    behind: int,  # those of the continuations
 ) -> list[np.ndarray]:  # the positions of each of `PARTS`, from 0
     "The positions that are patched together."
-    *bins, last = position_bins(count)
-    return [*(np.concatenate(bins[first : first + 4]) for first in range(0, BINS, 4)), last]
+    *bins, last, continuations = position_bins(count, behind)
+    thirds = [np.concatenate(bins[first : first + BINS // 3]) for first in range(0, BINS, BINS // 3)]
+    return [*thirds, last, continuations]
 
 
 def only_at(
@@ -196,7 +201,7 @@ def only_at(
     kept[positions] = change[positions]
     return kept
 
-# %% ../../nbs/evidence/25_mediation.ipynb #df84f9ba
+# %% ../../nbs/evidence/25_mediation.ipynb #23281644
 def along(
     change: Tensor,  # [position, width]
     direction: Tensor,  # of length 1 [width]
@@ -204,7 +209,7 @@ def along(
     "The part of a change that lies along a direction."
     return (change @ direction)[:, None] * direction
 
-# %% ../../nbs/evidence/25_mediation.ipynb #f72d5543
+# %% ../../nbs/evidence/25_mediation.ipynb #a841661b
 RANDOM = 100  # random directions whose swap is attributed, at each layer
 TRIED = 8  # of them, those that are swapped by a pass of their own, at one layer
 
@@ -221,8 +226,9 @@ def scenario_effects(
     "What the patches and the direction do to a scenario's decision. `attributed` is by block, the rest by probe layer."
     towards, against = (read_run(model, decisions[run]) for run in SIDES)
     _check_known(model, against)
-    count = shared_end(towards.decision.prompt, against.decision.prompt)
-    slopes, bins, parts = gradients(model, against.decision, count), position_bins(count), position_parts(count)
+    count, behind = shared_end(towards.decision.row, against.decision.row), len(sum(against.decision[1:], []))
+    bins, parts = position_bins(count, behind), position_parts(count, behind)
+    slopes = gradients(model, against.decision, count)
     found = {"log_odds": [towards.log_odds, against.log_odds], "attributed": []}
     found |= {name: [] for name in ("patched", "stream", "swapped", "swap_attributed", "added", "removed")}
     found |= {"random": [], "random_attributed": []}

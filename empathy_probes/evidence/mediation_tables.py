@@ -6,12 +6,14 @@
 __all__ = ['KINDS', 'share_of', 'mean_of', 'decided_scenarios', 'study_effects', 'by_position', 'agreement', 'by_layer',
            'describe_mediation', 'mediation_map']
 
-# %% ../../nbs/evidence/26_mediation_tables.ipynb #6e28763e
+# %% ../../nbs/evidence/26_mediation_tables.ipynb #d4f7c98d
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp
 from tqdm import tqdm
@@ -88,7 +90,7 @@ def study_effects(
     names = [name for name in kept[next(iter(items))] if name != "key"]
     return {name: np.array([kept[key][name] for key in items]) for name in names}
 
-# %% ../../nbs/evidence/26_mediation_tables.ipynb #f6913a9d
+# %% ../../nbs/evidence/26_mediation_tables.ipynb #04ef2007
 def by_position(
     raw: dict[str, np.ndarray],  # from `study_effects`
     spec: ModelSpec,
@@ -108,8 +110,8 @@ def agreement(
 ) -> float:  # Pearson's r
     "Correlation of attribution patching with activation patching over probe layers and `PARTS`, means over scenarios."
     attributed = raw["attributed"].mean(axis=0)[spec.layers]
-    thirds = attributed[:, :BINS].reshape(len(spec.layers), len(PARTS) - 1, -1).sum(axis=2)
-    both = np.column_stack([thirds, attributed[:, BINS]]), raw["patched"].mean(axis=0)
+    thirds = attributed[:, :BINS].reshape(len(spec.layers), 3, -1).sum(axis=2)
+    both = np.column_stack([thirds, attributed[:, BINS:]]), raw["patched"].mean(axis=0)
     return float(np.corrcoef(np.ravel(both[0]), np.ravel(both[1]))[0, 1])
 
 
@@ -178,7 +180,7 @@ def _shown(row: pd.Series) -> str:
     "Whether an effect's interval excludes 0."
     return "shown" if row["lower"] > 0 or row["upper"] < 0 else "not shown"
 
-# %% ../../nbs/evidence/26_mediation_tables.ipynb #84c838a9
+# %% ../../nbs/evidence/26_mediation_tables.ipynb #4b08c7b7
 @print_style
 def mediation_map(
     positions: pd.DataFrame,  # model, kind (`attributed` or `patched`), layer, part, value; from `by_position`
@@ -189,17 +191,20 @@ def mediation_map(
     require_columns(positions, ["model", "kind", "layer", "part", "value"])
     require_columns(layers, ["model", "layer", "kind", "value", "lower", "upper"])
     parts = each_model(layers, models)
-    figure, axes = panels(4 * len(parts), height=1.9, abreast=4, sharey="row", width_ratios=[1.3, 1.1, 1.4, 0.8])
+    figure, axes = panels(4 * len(parts), height=2.3, abreast=4, sharey="row", width_ratios=[1.4, 1.2, 1.4, 0.7])
     for row, (title, look, rows) in enumerate(parts):
         heat, patched, effects, detection = axes[4 * row : 4 * row + 4]
         own = positions[positions["model"] == rows["model"].iloc[0]]
-        most = own["value"].abs().max() or 1.0
         for ax, kind in ((heat, "attributed"), (patched, "patched")):
-            mesh = _heat(ax, own[own["kind"] == kind], most)
-        figure.colorbar(mesh, ax=patched).ax.tick_params(labelsize=8)
+            scale = figure.colorbar(_heat(ax, own[own["kind"] == kind]), ax=ax)
+            scale.locator = MaxNLocator(3, symmetric=True)
+            scale.ax.tick_params(labelsize=8)
         heat.set_title(title, loc="left")
-        heat.set(xlabel="position, attributed", ylabel="block", xticks=[0.5, BINS + 0.5], xticklabels=["first", "last"])
-        patched.set(xlabel="patched (nats)", xticks=np.arange(len(PARTS)) + 0.5, xticklabels=["1", "2", "3", "last"])
+        heat.set(xlabel="attributed (nats)", ylabel="block")
+        heat.set_xticks([0.5, BINS + 0.5, BINS + 1.5], ["first", "last", "behind"], rotation=90)
+        patched.set(xlabel="patched (nats)")
+        names = ["1st third", "2nd third", "3rd third", "last", "behind"]
+        patched.set_xticks(np.arange(len(PARTS)) + 0.5, names, rotation=90)
         _effect_lines(effects, rows, look)
         _level(detection, rows[rows["kind"] == "AUROC"], {"linestyle": "", **look})
         detection.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8)
@@ -218,10 +223,11 @@ def _edges(
     return np.array([2 * numbers[0] - middles[0], *middles, 2 * numbers[-1] - middles[-1]])
 
 
-def _heat(ax, rows: pd.DataFrame, most: float):
+def _heat(ax, rows: pd.DataFrame) -> QuadMesh:
     "A heat map of one kind of patches, blocks upwards and positions to the right."
     table = rows.pivot(index="layer", columns="part", values="value")
     edges = _edges(table.index.to_numpy(dtype=float)) if len(table) > 1 else table.index[0] + np.array([-0.5, 0.5])
+    most = rows["value"].abs().max() or 1.0
     options = {"cmap": sns.color_palette("vlag", as_cmap=True), "vmin": -most, "vmax": most}
     return ax.pcolormesh(np.arange(table.shape[1] + 1), edges, table, **options)
 
