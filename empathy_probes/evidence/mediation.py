@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIDES', 'BINS', 'PARTS', 'RANDOM', 'TRIED', 'LARGEST_DIFFERENCE', 'LARGEST_IN_HALF', 'Decision', 'encode_decisions',
            'shared_end', 'decision_inputs', 'decision_log_odds', 'Run', 'read_run', 'effect_of', 'gradients',
-           'position_bins', 'position_parts', 'only_at', 'along', 'scenario_effects']
+           'position_bins', 'position_parts', 'only_at', 'along', 'scenario_effects', 'check_patchable']
 
 # %% ../../nbs/evidence/25_mediation.ipynb #6c656231
 from collections.abc import Iterator
@@ -209,7 +209,7 @@ def along(
     "The part of a change that lies along a direction."
     return (change @ direction)[:, None] * direction
 
-# %% ../../nbs/evidence/25_mediation.ipynb #a841661b
+# %% ../../nbs/evidence/25_mediation.ipynb #948a6c00
 RANDOM = 100  # random directions whose swap is attributed, at each layer
 TRIED = 8  # of them, those that are swapped by a pass of their own, at one layer
 
@@ -225,7 +225,6 @@ def scenario_effects(
 ) -> dict[str, list]:  # nats
     "What the patches and the direction do to a scenario's decision. `attributed` is by block, the rest by probe layer."
     towards, against = (read_run(model, decisions[run]) for run in SIDES)
-    _check_known(model, against)
     count, behind = shared_end(towards.decision.row, against.decision.row), len(sum(against.decision[1:], []))
     bins, parts = position_bins(count, behind), position_parts(count, behind)
     slopes = gradients(model, against.decision, count)
@@ -253,12 +252,16 @@ def scenario_effects(
             found["random"] = [effect_of(model, against, layer, along(change, axis)) for axis in drawn[:TRIED]]
     return found
 
-
+# %% ../../nbs/evidence/25_mediation.ipynb #a58dd048
 LARGEST_DIFFERENCE = {torch.float32: 0.02}  # between two ways of computing the same log-odds, in nats
 LARGEST_IN_HALF = 0.5  # the same for the other precisions
 
 
-def _check_known(model: PreTrainedModel, run: Run) -> None:
+@torch.no_grad()
+def check_patchable(
+    model: PreTrainedModel,
+    run: Run,  # any one of its runs
+) -> None:
     "Raise `ValueError` for a model to which one row with both continuations, or what its blocks put out, is not enough."
     decision, sums = run.decision, []
     for text in (decision.positive, decision.negative):

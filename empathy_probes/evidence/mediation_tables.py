@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'share_of', 'mean_of', 'decided_scenarios', 'study_effects', 'by_position', 'agreement', 'by_layer',
            'describe_mediation', 'mediation_map']
 
-# %% ../../nbs/evidence/26_mediation_tables.ipynb #d4f7c98d
+# %% ../../nbs/evidence/26_mediation_tables.ipynb #f2979507
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -28,7 +28,8 @@ from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import Study, chosen_layer, read_probes, read_split
 from .drawing import GREY, each_model, legend_below, panels, print_style, require_columns
 from .intervals import auroc_interval
-from .mediation import BINS, PARTS, RANDOM, TRIED, encode_decisions, scenario_effects
+from .mediation import BINS, PARTS, RANDOM, TRIED, check_patchable, encode_decisions, read_run
+from .mediation import scenario_effects
 
 # %% ../../nbs/evidence/26_mediation_tables.ipynb #ad9fefa6
 def share_of(
@@ -53,7 +54,7 @@ def mean_of(
     low, high = ttest_1samp(values, 0).confidence_interval(0.95)
     return float(np.mean(values)), float(low), float(high)
 
-# %% ../../nbs/evidence/26_mediation_tables.ipynb #083304bd
+# %% ../../nbs/evidence/26_mediation_tables.ipynb #7734f8ca
 def decided_scenarios(
     concept: Concept,
 ) -> dict[str, Scenario]:  # by id
@@ -81,10 +82,12 @@ def study_effects(
         recipe |= {"directions": [row.tolist() for row in probes.mean_difference], "separations": separations}
         items[fingerprint(recipe | {"layers": spec.layers, "bins": BINS, "random": [RANDOM, TRIED]})] = decisions
     kept = {row["key"]: row for row in read_lines(path, ["key"])}
-    for key in tqdm(items.keys() - kept.keys(), desc=f"{spec.title}, mediation", unit="scenario", delay=2):
+    missing = [key for key in items if key not in kept]
+    if missing:
         model, _ = shared_model(spec, study.preset.device)
-        names = (study.seed, spec.key)
-        found = scenario_effects(model, items[key], directions, separations, tried_at, names)
+        check_patchable(model, read_run(model, items[missing[0]]["against"]))
+    for key in tqdm(missing, desc=f"{spec.title}, mediation", unit="scenario", delay=2):
+        found = scenario_effects(model, items[key], directions, separations, tried_at, (study.seed, spec.key))
         kept[key] = {"key": key, **found}
         append_line(path, kept[key])
     names = [name for name in kept[next(iter(items))] if name != "key"]
