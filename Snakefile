@@ -89,6 +89,7 @@ SECTIONS = {
     "c8_size": Section([*SAMPLES, "figures/published/size.csv"], ["size"], ["figure18"]),
     "c9_deed": Section(PROBES, ["crossed", "hands", "surprise"], ["figure19"], tokens=extraction),
     "c10_damage": Section(SAMPLES, ["damage"], ["figure20"], tokens=steering),
+    "c11_mediation": Section(PROBES, ["mediation"], ["figure21"], tokens=extraction),  # it takes fewer
 }
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
@@ -99,8 +100,12 @@ RELEASED_SECTIONS = {
 }
 if RELEASED:
     SECTIONS = RELEASED_SECTIONS
-elif STUDY.concept.crossed.empty:
-    del SECTIONS["c9_deed"]
+else:
+    if STUDY.concept.crossed.empty:
+        del SECTIONS["c9_deed"]
+    decided = sum(bool(scenario.continuations) for scenario in STUDY.concept.scenarios.values())
+    if decided < 2 or not STUDY.concept.prompts:
+        del SECTIONS["c11_mediation"]
 
 
 def products(section):

@@ -16,6 +16,8 @@ from empathy_probes.machine.concepts import load_concept
 from empathy_probes.evidence.companion_figures import SIZE_PANELS, findings_by_size, words_against_probes
 from empathy_probes.evidence.dose_figures import detection_steering, dose_curves, ways_of_asking
 from empathy_probes.evidence.drawing import TWO_COLUMNS, save_figure
+from empathy_probes.evidence.mediation import BINS, PARTS
+from empathy_probes.evidence.mediation_tables import KINDS, mediation_map
 from empathy_probes.evidence.paper_figures import auroc_against_chance, auroc_by_depth, detection_by_model
 from empathy_probes.evidence.paper_figures import dose_response, dose_response_by_layer, keyword_ablation
 from empathy_probes.evidence.paper_figures import projection_against_rating, score_change, unsteered_scores
@@ -95,6 +97,14 @@ def drawn_by_the_companion(keys: list[str], rng: np.random.Generator) -> dict:
         "figure17": ways_of_asking(ways, ALL_MODELS),
         "figure18": findings_by_size(sizes, ALL_MODELS, sizes[sizes.model == keys[0]].assign(lower=np.nan, upper=np.nan)),
     }
+    blocks = pd.DataFrame(product(keys, range(32), range(BINS + 2)), columns=["model", "layer", "part"]).assign(kind="attributed")
+    patches = pd.DataFrame(product(keys, [8, 12, 16, 20, 24], range(len(PARTS))), columns=["model", "layer", "part"])
+    heat = pd.concat([blocks, patches.assign(kind="patched")], ignore_index=True)
+    heat["value"] = rng.normal(0, 0.001, len(heat))
+    through = pd.DataFrame(product(keys, [8, 12, 16, 20, 24], [*KINDS, "random, attributed", "AUROC"]), columns=["model", "layer", "kind"])
+    through = pd.concat([through, pd.DataFrame({"model": keys, "kind": "total"})], ignore_index=True)
+    through = through.assign(value=0.5, lower=-1000.0, upper=1000.0, n=5).astype({"layer": "Int64"})
+    figures["figure21"] = mediation_map(heat, through, ALL_MODELS)
     if len(keys) > 1:
         pairs = [(source, target) for source, target in product(keys, keys) if source != target]
         maps = pd.DataFrame(pairs, columns=["source", "target"]).assign(alignment="ridge", learnt_from="both classes")
