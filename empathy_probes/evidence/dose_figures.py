@@ -114,7 +114,8 @@ def damage_by_dose(
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
     "What each dose does to neutral questions and texts, along the probe and along controls (section C10)."
-    require_columns(data, ["model", "direction", "dose", "coherence", "same", "same_low", "same_high", "kl", "kl_low", "kl_high"])
+    measured = ["same", "same_low", "same_high", "kl", "kl_low", "kl_high"]
+    require_columns(data, ["model", "direction", "dose", "coherence", *measured])
     parts = each_model(data, models)
     options = {"squeeze": False, "sharex": True, "sharey": "row", "layout": "constrained"}
     figure, grid = plt.subplots(2, len(parts), figsize=(min(TWO_COLUMNS, 1 + 1.9 * len(parts)), 3.4), **options)

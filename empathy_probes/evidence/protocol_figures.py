@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from .drawing import GREY, TWO_COLUMNS, count_label, dot_entry, each_model, legend_below
-from .drawing import model_colors, panels, print_style, require_columns, wrapped
+from .drawing import GREY, TWO_COLUMNS, count_label, each_model, legend_below, model_colors
+from .drawing import panels, print_style, require_columns, wrapped
+from .paper_figures import dot_entry
 
 # %% ../../nbs/evidence/21_protocol_figures.ipynb #77170be6
 ACCURACIES = {  # column: name of the threshold rule, and marker

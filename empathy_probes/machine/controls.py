@@ -135,7 +135,8 @@ def matched_lengths(
         lengths = np.zeros(len(wanted))
         does = (wanted > 0) & (first > 0)  # a push that does nothing is matched by none
         numbers = np.flatnonzero(does)
-        lengths[does], _ = match_lengths(lambda some, tried: divergence(numbers[some], tried), wanted[does], first[does])
+        found, _ = match_lengths(lambda some, tried: divergence(numbers[some], tried), wanted[does], first[does])
+        lengths[does] = found
         kept[key] = [each.tolist() for each in np.split(lengths, np.cumsum(counts)[:-1])]
         append_line(path, {"key": key, "lengths": kept[key]})
     return {place: np.array(lengths) for place, lengths in zip(places, kept[key])}

@@ -215,7 +215,7 @@ def sweep_tokens(
     written = 2 * spec.max_new_tokens
     conditions = len(spec.steering_layers) * len(conditions_of(spec))
     probe = conditions * (preset.max_tokens + preset.samples * written)
-    controls = len(controls_of(spec)) * preset.samples * (preset.max_tokens + written)  # each reads the prompt for itself
+    controls = len(controls_of(spec)) * preset.samples * (preset.max_tokens + written)  # each reads its own prompt
     return len(chosen_scenarios(preset, concept)) * (probe + controls)
 
 # %% ../../nbs/machine/05_resources.ipynb #a58d7b99
