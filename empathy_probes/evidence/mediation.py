@@ -114,9 +114,12 @@ def read_run(
 ) -> Run:
     "Read a decision and keep what every block puts out."
     outputs = []
-    handles = [
-        block.register_forward_hook(lambda block, inputs, output: outputs.append(output)) for block in find_blocks(model)
-    ]
+
+    def keep(block, inputs, output):
+        "Called by PyTorch after a block."
+        outputs.append(output)
+
+    handles = [block.register_forward_hook(keep) for block in find_blocks(model)]
     try:
         value = decision_log_odds(model, decision).item()
     finally:
@@ -262,7 +265,7 @@ def check_patchable(
     model: PreTrainedModel,
     run: Run,  # any one of its runs
 ) -> None:
-    "Raise `ValueError` for a model to which one row with both continuations, or what its blocks put out, is not enough."
+    "Raise `ValueError` for a model that cannot read both continuations in one row, or go on from one of its blocks."
     decision, sums = run.decision, []
     for text in (decision.positive, decision.negative):
         ids = torch.tensor([decision.prompt + text], device=input_device(model))
@@ -275,4 +278,5 @@ def check_patchable(
     }
     for what, error in ways.items():
         if not abs(error) < LARGEST_DIFFERENCE.get(model.dtype, LARGEST_IN_HALF):
-            raise ValueError(f"{type(model).__name__} {what} (the log-odds differ by {error:.2g}); it cannot be patched")
+            problem = f"{type(model).__name__} {what} (the log-odds differ by {error:.2g})"
+            raise ValueError(f"{problem}; it cannot be patched")

@@ -166,16 +166,18 @@ def describe_mediation(
     swapped, random = rows.loc["swapped"], rows.loc["random, tried"]
     beyond = "outside" if not random["lower"] <= swapped["value"] <= random["upper"] else "within"
     lines.append(
-        f"swapping the direction at layer {layer} moves it by {swapped['value']:+.3f} nats ({_shown(swapped)}), {beyond} "
-        f"what {TRIED} random directions do [{random['lower']:.3f}, {random['upper']:.3f}]"
+        f"swapping the direction at layer {layer} moves it by {swapped['value']:+.3f} nats ({_shown(swapped)}), "
+        f"{beyond} what {TRIED} random directions do [{random['lower']:.3f}, {random['upper']:.3f}]"
     )
     for kind, what in {"added": "adding one class distance of it", "removed": "projecting it out"}.items():
         row = rows.loc[kind]
         lines.append(f"{what} moves it by {row['value']:+.2f} [{row['lower']:.2f}, {row['upper']:.2f}] ({_shown(row)})")
-    best = {kind: table[table["kind"] == kind].set_index("layer")["value"].astype(float) for kind in ("AUROC", "swapped")}
-    tied = ", ".join(map(str, best["AUROC"].index[best["AUROC"] == best["AUROC"].max()]))
-    most = best["swapped"].idxmax()
-    lines.append(f"detection is best at layer {tied}, and swapping moves the decision farthest for the concept at {most}")
+    aurocs, swaps = (table[table["kind"] == kind].set_index("layer")["value"] for kind in ("AUROC", "swapped"))
+    tied = ", ".join(map(str, aurocs.index[aurocs == aurocs.max()]))
+    lines.append(
+        f"detection is best at layer {tied}, and swapping moves the decision farthest for the concept at "
+        f"layer {swaps.idxmax()}"
+    )
     return lines
 
 
