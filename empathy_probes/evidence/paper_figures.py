@@ -197,12 +197,12 @@ def projection_against_rating(
 # %% ../../nbs/evidence/19_paper_figures.ipynb #b3eed8b4
 @print_style
 def dose_response(
-    data: pd.DataFrame,  # model, layer, scenario, alpha, score_mean, score_sd, n; direction if there are controls
+    data: pd.DataFrame,  # from `rates`, of one layer per model; direction if there are controls
     models: dict[str, str],  # key and title of each model, in the preset's order
     alpha_unit: str,  # `raw` or `separation`
 ) -> Figure:
     "Word score against alpha, by model and scenario (Figure 6). Raises `ValueError` for several layers of a model."
-    require_columns(data, ["model", "layer", "scenario", "alpha", "score_mean", "score_sd", "n"])
+    require_columns(data, ["model", "layer", "scenario", "alpha", "score_mean", "score_sd", "coherence", "n"])
     require_one(data, "layer", within="model")
     parts, scenarios = each_model(data, models), list(data["scenario"].unique())
     size, shared = (TWO_COLUMNS, 0.6 + 1.4 * len(parts)), {"squeeze": False, "sharex": True, "sharey": True}
@@ -257,13 +257,13 @@ def unsteered_scores(
 # %% ../../nbs/evidence/19_paper_figures.ipynb #35289771
 @print_style
 def score_change(
-    data: pd.DataFrame,  # model, layer, scenario, alpha, delta, n (samples); direction if there are controls
+    data: pd.DataFrame,  # model, layer, scenario, alpha, delta, coherence, n (samples); direction if there are controls
     models: dict[str, str],  # key and title of each model, in the preset's order
     alpha_unit: str,  # `raw` or `separation`
     slope: float | None = None,  # of a straight line, in score per unit of alpha; the paper's is 0.02 (raw)
 ) -> Figure:
     "Change of the word score against alpha (Figure 8). Raises `ValueError` for several layers of a model or scenarios."
-    require_columns(data, ["model", "layer", "scenario", "alpha", "delta", "n"])
+    require_columns(data, ["model", "layer", "scenario", "alpha", "delta", "coherence", "n"])
     require_one(data, "layer", within="model")
     scenario = only_scenario(data)
     figure, [ax] = panels(1, height=2.3)
@@ -272,6 +272,7 @@ def score_change(
         label = f"{title}, layer {rows['layer'].iloc[0]}"
         for style, line in dose_lines(rows):
             ax.plot(line["alpha"], line["delta"], style, label=label if style == "-" else None, **look)
+            mark_broken(ax, line, "alpha", "delta")
     if slope is not None:
         ends = np.array([data["alpha"].min(), data["alpha"].max()])
         label = f"{slope:g} \N{GREEK SMALL LETTER ALPHA}"
