@@ -106,19 +106,22 @@ def steering_choice(
 ) -> pd.DataFrame:  # model, scenario, layer, alpha, value, layer_best, alpha_best, best, cost, n (samples)
     """
     Mean word score in each scenario at the layer and alpha chosen on the others, beside its own best ones; one row per
-    model and scenario. Without a coherent choice the numbers are missing. Raises `ValueError` for a single scenario.
+    model and scenario. Without a coherent choice, or where it is not coherent in the scenario left out, the numbers are
+    missing. Raises `ValueError` for a single scenario, or without an alpha above 0.
     """
-    if samples["scenario"].nunique() < 2:
-        raise ValueError(f"a choice on other scenarios needs two or more, not {samples['scenario'].nunique()}")
     towards = samples[samples["alpha"] > 0]
+    if towards["scenario"].nunique() < 2:
+        found = towards["scenario"].nunique()
+        raise ValueError(f"a choice on other scenarios needs two or more with an alpha above 0, not {found}")
     rows = []
     for (model, scenario), own in towards.groupby(["model", "scenario"], sort=False):
         others = towards[(towards["model"] == model) & (towards["scenario"] != scenario)]
         chosen, best = _best_condition(others), _best_condition(own)
-        conditions = own.groupby(["layer", "alpha"])["word_score"]
-        means, counts = conditions.mean(), conditions.size()
+        conditions = own.groupby(["layer", "alpha"])
+        means, coherent, counts = conditions["word_score"].mean(), conditions["coherent"].mean(), conditions.size()
         row = {"model": model, "scenario": scenario, "layer": chosen[0], "alpha": chosen[1]}
-        row |= {"value": means.get(chosen, np.nan), "layer_best": best[0], "alpha_best": best[1]}
+        spared = coherent.get(chosen, 0) >= LEAST_COHERENCE
+        row |= {"value": means.get(chosen, np.nan) if spared else np.nan, "layer_best": best[0], "alpha_best": best[1]}
         rows.append(row | {"best": means.get(best, np.nan), "n": counts.get(chosen, 0)})
     table = pd.DataFrame(rows)
     table.insert(len(table.columns) - 1, "cost", table["best"] - table["value"])

@@ -65,15 +65,23 @@ def sweep_damage(
     for i, condition in enumerate(conditions.itertuples()):
         kl, change, margins = raw["kl"][:, i], raw["change"][:, i], raw["margins"]
         same = (margins[:, 1 + i] > 0) == (margins[:, 0] > 0)
-        of_pairs = same.reshape(-1, 2).mean(axis=1)
-        without = (of_pairs.sum() - of_pairs) / (len(of_pairs) - 1)
+        directions = None if condition.direction == "probe" else len(condition.lengths)
+        of_kl, of_same = _means_apart(kl, directions), _means_apart(same.reshape(-1, 2).mean(axis=1), directions)
+        without = (of_same.sum() - of_same) / (len(of_same) - 1)
         row = {"model": spec.key, "layer": layer, "direction": condition.direction, "alpha": condition.alpha}
         row |= {"strength": condition.strength, "kl": kl.mean()}
-        row |= dict(zip(["kl_low", "kl_high"], ttest_1samp(kl, 0).confidence_interval(0.95)))
+        row |= dict(zip(["kl_low", "kl_high"], ttest_1samp(of_kl, 0).confidence_interval(0.95)))
         row |= {"perplexity_ratio": np.exp(-change.mean()), "same": same.mean()}
         row |= dict(zip(["same_low", "same_high"], jackknife_interval(same.mean(), without)))
         rows.append(row | {"right": (margins[:, 1 + i] > 0).mean(), "right_before": (margins[:, 0] > 0).mean()})
     return pd.DataFrame(rows).assign(texts=len(raw["kl"]), questions=len(raw["margins"]))
+
+
+def _means_apart(values: np.ndarray, directions: int | None) -> np.ndarray:
+    "What varies by itself: the values, or their means along each of the directions that took turns."
+    if directions is None:
+        return values
+    return pd.Series(values).groupby(np.arange(len(values)) % directions).mean().to_numpy()
 
 
 def _kept_damage(study: Study, spec: ModelSpec, layer: int, conditions: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -86,12 +94,12 @@ def _kept_damage(study: Study, spec: ModelSpec, layer: int, conditions: pd.DataF
     shared = fingerprint(conditions[["made", "lengths"]].to_dict("list"))
     kept = {row["key"]: row for row in read_lines(path, ["key"])}
     found = {"kl": [], "change": [], "margins": []}
-    read = [*neutral.texts, *neutral.questions]
-    items = {fingerprint({"shared": shared, "tokens": PASSAGE_TOKENS, "item": item}): item for item in read}
+    numbered = [*enumerate(neutral.texts), *((i // 2, asked) for i, asked in enumerate(neutral.questions))]
+    items = {fingerprint([shared, PASSAGE_TOKENS, number, item]): (number, item) for number, item in numbered}
     if not items.keys() <= kept.keys():
         model, tokenizer = shared_model(spec, study.preset.device)
         check_steerable(model)  # a finished sweep has not tried this model, and the trial says how to steer it
-    for number, (key, item) in enumerate(tqdm(items.items(), desc=f"{spec.title}, damage", unit="item", delay=2)):
+    for key, (number, item) in tqdm(items.items(), desc=f"{spec.title}, damage", unit="item", delay=2):
         if key not in kept:
             own = [{layer: directions[number % len(directions)]} for directions in vectors]
             if isinstance(item, str):
@@ -116,6 +124,8 @@ def describe_damage(
     unsteered = moved.loc[moved["dose"] == 0, "score_mean"].iloc[0]
     clauses = []
     for side, rows in {"against": moved[moved["dose"] < 0], "towards": moved[moved["dose"] > 0]}.items():
+        if rows.empty:
+            continue
         spared = rows[rows["same"] >= KEPT_ANSWERS]
         if spared.empty:
             clauses.append(f"{side} the concept every dose does damage")

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ..method.scoring import change_from_zero
 from ..method.steering import encode_prompt, generate
+from ..machine.controls import CONTROLS
 from ..machine.generation import check_steerable, finite, prediction_shifts, stream_norm
 from ..machine.models import shared_model
 from ..machine.presets import ModelSpec, chosen_scenarios
@@ -232,7 +233,10 @@ def summarise_ways(
     ways: pd.DataFrame,  # from `ways_to_ask`
     prompts: dict[str, str],  # scenario: its prompt; of all scenarios
 ) -> pd.DataFrame:  # model, method, concept, coherence, scenario, all_three (shares), n, low, high (of all_three)
-    "Three shares for every way to ask, and that of the samples that are all three, with its interval (Figure 17)."
+    """
+    Three shares for every way to ask, and that of the samples that are all three, with its interval (Figure 17). Along
+    a control the interval counts directions and not samples.
+    """
     follows = pd.Series(nearest_prompt(ways["text"], prompts), index=ways.index) == ways["scenario"]
     all_three = ways["concept_language"] & ways["coherent"] & follows
     groups = ways.assign(follows=follows, all_three=all_three).groupby(["model", "method"], sort=False)
@@ -243,7 +247,8 @@ def summarise_ways(
         all_three=("all_three", "mean"),
         n=("text", "size"),
     )
-    summary[["low", "high"]] = [share_interval(row.all_three, row.n) for row in summary.itertuples()]
+    directions = groups["sample"].nunique().where(groups["direction"].first().isin(CONTROLS), summary["n"])
+    summary[["low", "high"]] = [share_interval(*pair) for pair in zip(summary["all_three"], directions)]
     return summary.reset_index()
 
 

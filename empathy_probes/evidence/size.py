@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['SLOPES', 'SMALLEST_SLOPES', 'LARGEST_DOSE', 'SAID', 'COMPARED', 'HOLDS', 'OPPOSITE', 'NOT_SHOWN',
-           'replicate_interval', 'replicate_slopes', 'slopes_by_direction', 'steering_findings', 'slope_table',
-           'slope_verdict', 'detection_findings', 'agreement_with_others', 'agreement_findings', 'released_findings',
-           'paper_findings', 'outcome', 'describe_sizes', 'broken_controls']
+           'replicate_interval', 'replicate_slopes', 'one_direction_interval', 'slopes_by_direction',
+           'steering_findings', 'slope_table', 'slope_verdict', 'detection_findings', 'agreement_with_others',
+           'agreement_findings', 'released_findings', 'paper_findings', 'outcome', 'describe_sizes', 'broken_controls']
 
 # %% ../../nbs/evidence/23_size.ipynb #1ac6d28b
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata, ttest_1samp
+from scipy.stats import t as student_t
 
 from ..method.directions import project
 from ..method.scoring import score_samples
@@ -47,13 +48,25 @@ def replicate_slopes(
     return slopes.groupby("sample")["slope"].mean()
 
 # %% ../../nbs/evidence/23_size.ipynb #65a7fb65
+def one_direction_interval(
+    slopes: np.ndarray,  # along some directions without meaning
+) -> dict[str, float]:  # value (the mean), lower, upper (where one more direction would lie, 95%), n (directions)
+    "How far a score may move along one direction without meaning."
+    slopes = np.asarray(slopes, dtype=float)
+    reach = student_t.ppf(0.975, len(slopes)) * np.sqrt(np.mean(slopes**2))
+    return {"value": slopes.mean(), "lower": -float(reach), "upper": float(reach), "n": len(slopes)}
+
+
 def slopes_by_direction(
     scored: pd.DataFrame,  # of one model and layer, with dose and direction
     column: str,  # what may rise with the dose
-) -> dict[str, pd.Series]:  # by direction, also `probe minus random` and the like: slope of each replicate
-    "The slopes along the probe and each control, and their differences. A control's replicates are its directions."
-    slopes = {name: replicate_slopes(samples, column) for name, samples in scored.groupby("direction")}
-    return slopes | {f"probe minus {kind}": slopes["probe"] - slopes[kind] for kind in CONTROLS if kind in slopes}
+) -> dict[str, dict[str, float]]:  # by direction: value, lower, upper, n
+    "The slope along the probe with its t interval over replicates, and what one direction of each control may give."
+    known, found = scored.dropna(subset=[column]), {}
+    for name, samples in known.groupby("direction"):
+        interval = one_direction_interval if name in CONTROLS else replicate_interval
+        found[name] = interval(replicate_slopes(samples, column))
+    return found
 
 
 SLOPES = {"words": "word_score", "log_odds": "log_odds"}  # finding: column of the samples
@@ -61,19 +74,24 @@ SLOPES = {"words": "word_score", "log_odds": "log_odds"}  # finding: column of t
 
 def steering_findings(
     scored: pd.DataFrame,  # of one model and layer, from `score_samples`, with dose and direction
-) -> list[dict]:  # finding, direction (also `probe minus random`), value, lower, upper, n
-    "Slopes over the dose with t intervals, and coherence at the lowest and highest dose with Wilson intervals."
+) -> list[dict]:  # finding, direction, value, lower, upper, n
+    """
+    Slopes over the dose, and coherence at the lowest and highest dose with Wilson intervals. Along a control a broken
+    text may be due to its direction, so that the interval counts directions and not samples.
+    """
     directions = dict(list(scored.groupby("direction")))
     rows = []
     for finding, column in SLOPES.items():
         if column not in scored or scored[column].isna().all():
             continue
-        for direction, values in slopes_by_direction(scored, column).items():
-            rows.append({"finding": finding, "direction": direction, **replicate_interval(values)})
+        for direction, slope in slopes_by_direction(scored, column).items():
+            rows.append({"finding": finding, "direction": direction, **slope})
     for direction, samples in directions.items():
         for finding, dose in {"coherent_low": samples["dose"].min(), "coherent_high": samples["dose"].max()}.items():
-            coherent = samples.loc[samples["dose"] == dose, "coherent"]
-            lower, upper = share_interval(coherent.mean(), len(coherent))
+            at_dose = samples[samples["dose"] == dose]
+            coherent = at_dose["coherent"]
+            counted = at_dose["sample"].nunique() if direction in CONTROLS else len(coherent)
+            lower, upper = share_interval(coherent.mean(), counted)
             share = {"value": coherent.mean(), "lower": lower, "upper": upper, "n": len(coherent)}
             rows.append({"finding": finding, "direction": direction, **share})
     return rows
@@ -85,31 +103,36 @@ SMALLEST_SLOPES = {"word_score": 0.02, "log_odds": 0.1, "log_odds_per_token": 0.
 def slope_table(
     scored: pd.DataFrame,  # of one layer per model, with dose: the samples of `score_samples`
 ) -> pd.DataFrame:  # model, layer, score, direction, slope, lower, upper, n (replicates), bound, verdict
-    "The slope of every score over the dose, along the probe and the controls, with 95% t intervals (section C7)."
+    """
+    The slope of every score over the dose: along the probe with its 95% t interval, and what one direction of each
+    control may give (section C7).
+    """
     rows = []
     for (model, layer), samples in scored.groupby(["model", "layer"], sort=False):
         for score, bound in SMALLEST_SLOPES.items():
             if samples[score].isna().all():
                 continue
-            for direction, values in slopes_by_direction(samples, score).items():
-                found = replicate_interval(values)
-                row = {"model": model, "layer": layer, "score": score, "direction": direction, "slope": found["value"]}
-                row |= {"lower": found["lower"], "upper": found["upper"], "n": found["n"], "bound": bound}
-                rows.append(row | {"verdict": slope_verdict(found["lower"], found["upper"], bound)})
-    return pd.DataFrame(rows)
+            slopes = slopes_by_direction(samples, score)
+            reach = max((slopes[kind]["upper"] for kind in CONTROLS if kind in slopes), default=0.0)
+            for direction, slope in slopes.items():
+                row = {"model": model, "layer": layer, "score": score, "direction": direction}
+                verdict = "" if direction in CONTROLS else slope_verdict(slope, bound, reach)
+                rows.append(row | slope | {"bound": bound, "verdict": verdict})
+    return pd.DataFrame(rows).rename(columns={"value": "slope"})
 
 
 def slope_verdict(
-    lower: float,  # of the interval
-    upper: float,
+    slope: dict[str, float],  # value, lower, upper
     bound: float,  # the smallest slope that would matter
+    reach: float,  # the largest one that a direction without meaning may give
 ) -> str:
-    "What an interval shows of a slope: `rises`, `falls`, `flat` or `not shown`."
-    if lower > 0:
-        return "rises"
-    if upper < 0:
-        return "falls"
-    return "flat" if max(-lower, upper) < bound else "not shown"
+    "What an interval shows of a slope: `flat`, `rises`, `falls` (`like a control` if no faster) or `not shown`."
+    if max(-slope["lower"], slope["upper"]) < bound:
+        return "flat"
+    if slope["lower"] <= 0 <= slope["upper"]:
+        return "not shown"
+    sense = "rises" if slope["lower"] > 0 else "falls"
+    return sense if abs(slope["value"]) > reach else f"{sense} like a control"
 
 # %% ../../nbs/evidence/23_size.ipynb #b7528e32
 def detection_findings(
@@ -212,7 +235,7 @@ SAID = {  # finding: what it says where it holds
     "words": "The word score rises with the dose",
     "log_odds": "The log-odds of helping rise with the dose",
 }
-COMPARED = {"random": "random directions", "shuffled": "those of shuffled labels"}  # with which a slope is compared
+COMPARED = {"random": "a random direction", "shuffled": "one of shuffled labels"}  # with which a slope is compared
 
 
 HOLDS, OPPOSITE, NOT_SHOWN = "holds", "opposite", "not shown"
@@ -222,17 +245,17 @@ def outcome(
     rows: pd.DataFrame,  # of one model and finding: direction, value, lower, upper
 ) -> str | None:  # `HOLDS`, `OPPOSITE` or `NOT_SHOWN`; None if there is no interval
     """
-    Whether a whole interval lies above what chance gives, and those of the differences from the controls, too. The
-    opposite is shown where the whole interval lies below chance.
+    Whether the probe's whole interval lies above what chance gives, and its value above what one direction of each
+    control may give. The opposite is shown where the whole interval lies below chance.
     """
     rows = rows.set_index("direction")
     chance = 0.5 if rows["finding"].iloc[0].startswith("auroc") else 0
-    judged = rows.reindex(["probe", *(f"probe minus {kind}" for kind in CONTROLS)]).dropna(subset=["lower"])
-    if judged.empty:
+    probe, controls = rows.loc["probe"], rows[rows.index.isin(CONTROLS)]
+    if np.isnan(probe["lower"]):
         return None
-    if (judged["lower"] > chance).all():
+    if probe["lower"] > chance and (probe["value"] > controls["upper"]).all():
         return HOLDS
-    return OPPOSITE if judged["upper"].iloc[0] < chance else NOT_SHOWN
+    return OPPOSITE if probe["upper"] < chance else NOT_SHOWN
 
 
 def describe_sizes(
@@ -243,7 +266,7 @@ def describe_sizes(
     lines, compared = [], [name for kind, name in COMPARED.items() if kind in set(table["direction"])]
     for finding, said in SAID.items():
         if finding in SLOPES and compared:
-            said += f", and more than along {' and '.join(compared)}"
+            said += f", and faster than along {' or '.join(compared)}"
         rows = table[table["finding"] == finding].sort_values("parameters", kind="stable")
         named = {HOLDS: [], OPPOSITE: [], NOT_SHOWN: [], None: []}
         for model, group in rows.groupby("model", sort=False):

@@ -9,6 +9,7 @@ __all__ = ['CONTROLS', 'Push', 'MATCHED_TEXTS', 'MATCHED_TOKENS', 'TOLERANCE', '
 
 # %% ../../nbs/machine/12_controls.ipynb #1fc611ca
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ def control_directions(
     count: int,  # directions of each kind
     *names: str | int,  # what they are for: the seed, the model, the layer
 ) -> dict[str, np.ndarray]:  # by kind: unit vectors [direction, width]
-    "Directions that have learnt nothing of the concept."
+    "Random directions, and directions of shuffled labels."
     numbers = range(count)
     return {
         "random": np.stack([random_direction(positive.shape[1], *names, number) for number in numbers]),
@@ -114,29 +115,41 @@ def matched_lengths(
     directions: dict[str, np.ndarray],  # by kind: unit vectors [direction, width]
     path: Path,  # lengths.jsonl, where the result is kept
 ) -> dict[tuple[str, float], np.ndarray]:  # (kind, alpha): length of each push [direction]
-    "The lengths at which controls move the prediction of neutral text as far as the probe does at each alpha."
+    """
+    The lengths at which controls move the prediction of neutral text as far as the probe does at each alpha. Raises
+    `FloatingPointError` if the probe's own effect is not a finite number.
+    """
     texts = beginnings(tokenizer)
-    made_from = [texts, {str(alpha): push.tolist() for alpha, push in pushes.items()}]
-    key = fingerprint([layer, *made_from, {kind: each.tolist() for kind, each in directions.items()}])
-    places = [(kind, alpha) for kind in directions for alpha in pushes]
+    made_from = [layer, texts, TOLERANCE, ROUNDS, {str(alpha): push.tolist() for alpha, push in pushes.items()}]
+    key = fingerprint([*made_from, {kind: each.tolist() for kind, each in directions.items()}])
     kept = {row["key"]: row["lengths"] for row in read_lines(path, ["key", "lengths"])}
     if key not in kept:
-        axes = np.concatenate([np.sign(alpha) * directions[kind] for kind, alpha in places]).astype(np.float32)
-        counts = [len(directions[kind]) for kind, _ in places]
-
-        def divergence(numbers, lengths):
-            "What some of the pushes do, mean over the texts."
-            some = [{layer: np.float32(length) * axes[number]} for number, length in zip(numbers, lengths)]
-            return text_damage(model, texts, some)[0].mean(axis=0)
-
-        of_probe = text_damage(model, texts, [{layer: push} for push in pushes.values()])[0].mean(axis=0)
-        wanted = np.repeat([dict(zip(pushes, of_probe))[alpha] for _, alpha in places], counts)
-        first = np.repeat([np.linalg.norm(pushes[alpha]) for _, alpha in places], counts)
-        lengths = np.zeros(len(wanted))
-        does = (wanted > 0) & (first > 0)  # a push that does nothing is matched by none
-        numbers = np.flatnonzero(does)
-        found, _ = match_lengths(lambda some, tried: divergence(numbers[some], tried), wanted[does], first[does])
-        lengths[does] = found
-        kept[key] = [each.tolist() for each in np.split(lengths, np.cumsum(counts)[:-1])]
+        kept[key] = _match(model, texts, layer, pushes, directions)
         append_line(path, {"key": key, "lengths": kept[key]})
+    places = [(kind, alpha) for kind in directions for alpha in pushes]
     return {place: np.array(lengths) for place, lengths in zip(places, kept[key])}
+
+
+def _match(model: PreTrainedModel, texts: list[list[int]], layer: int, pushes: dict, directions: dict) -> list[list]:
+    "The lengths of all pushes: by kind, alpha and direction."
+    def divergence(vectors):
+        "What pushes do, mean over the texts."
+        return text_damage(model, texts, [{layer: vector} for vector in vectors])[0].mean(axis=0)
+
+    of_probe = dict(zip(pushes, divergence(list(pushes.values()))))
+    if not np.isfinite(list(of_probe.values())).all():
+        raise FloatingPointError(f"layer {layer}: a push along the probe gives no finite number; try dtype: float32")
+    found = []
+    for kind, (alpha, push) in product(directions, pushes.items()):
+        axes, wanted = np.sign(alpha) * directions[kind], np.full(len(directions[kind]), of_probe[alpha])
+        if not of_probe[alpha] > 0:  # a push that does nothing is matched by none
+            found.append([0.0] * len(axes))
+            continue
+        first = np.full(len(axes), float(np.linalg.norm(push)))
+
+        def measure(numbers, tried):
+            "What some of the directions do at these lengths."
+            return divergence(np.float32(tried[:, None] * axes[numbers]))
+
+        found.append(match_lengths(measure, wanted, first)[0].tolist())
+    return found

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from ..method.activations import has_system_role
 from ..method.steering import encode_prompt
 from ..method.texts import Concept
-from .controls import CONTROLS, MATCHED_TEXTS, MATCHED_TOKENS, read_neutral
+from .controls import CONTROLS, ROUNDS, TOLERANCE, beginnings
 from .presets import ModelSpec, Preset, PresetError, chosen_scenarios
 from .sources import weights_identity
 from .store import fingerprint
@@ -127,8 +127,7 @@ def _sha256(vector: np.ndarray | None) -> str:
 
 def _matched_to(sweep: Sweep, layer: int) -> str:
     "What the lengths of a layer's controls follow from, beside the model, the strength and the directions themselves."
-    texts = {"texts": read_neutral().texts[:MATCHED_TEXTS], "tokens": MATCHED_TOKENS}
-    return fingerprint(texts | {"probe": _sha256(sweep.probe(layer))})
+    return fingerprint([beginnings(sweep.tokenizer), TOLERANCE, ROUNDS, _sha256(sweep.probe(layer))])
 
 # %% ../../nbs/machine/13_plan.ipynb #5ff41a6a
 def recipes(

@@ -166,7 +166,8 @@ def model_sweep(
     "A model's sweep under the study's probes and seed."
     probes, tokenizer = read_probes(study, spec), load_tokenizer(spec)
     what = (study.preset, spec, study.concept, probes.mean_difference, probes.separations, tokenizer, study.seed)
-    return Sweep(*what, baselines_at, _controls(study, spec) if spec.steering_layers else {})
+    has_controls = spec.steering_layers and baselines_at is None
+    return Sweep(*what, baselines_at, _controls(study, spec) if has_controls else {})
 
 
 def _controls(study: Study, spec: ModelSpec) -> dict[tuple[int, str], np.ndarray]:

@@ -161,6 +161,6 @@ def shuffled_direction(
     negative: np.ndarray,  # activations of the negative texts, of the same pairs [pair, width]
     *names: str | int,  # what it is for: the seed, the model, the layer
 ) -> np.ndarray:  # unit vector [width]
-    "The mean difference after the texts of each pair changed sides at random. Raises `ValueError` as `unit` does."
-    signs = np.random.default_rng(seed_of("shuffled", *names)).choice([-1, 1], size=len(positive))
+    "The mean difference after every second pair, in a random order, changed sides. Raises `ValueError` as `unit` does."
+    signs = np.random.default_rng(seed_of("shuffled", *names)).permutation(np.resize([1, -1], len(positive)))
     return unit(signs @ (positive.astype(np.float64) - negative))
