@@ -126,13 +126,13 @@ def slope_verdict(
     bound: float,  # the smallest slope that would matter
     reach: float,  # the largest one that a direction without meaning may give
 ) -> str:
-    "What an interval shows of a slope: `flat`, `rises`, `falls` (`like a control` if no faster) or `not shown`."
+    "What an interval shows of a slope: `flat`, `rises`, `falls` (`perhaps like a control`) or `not shown`."
     if max(-slope["lower"], slope["upper"]) < bound:
         return "flat"
     if slope["lower"] <= 0 <= slope["upper"]:
         return "not shown"
     sense = "rises" if slope["lower"] > 0 else "falls"
-    return sense if abs(slope["value"]) > reach else f"{sense} like a control"
+    return sense if abs(slope["value"]) > reach else f"{sense}, perhaps like a control"
 
 # %% ../../nbs/evidence/23_size.ipynb #b7528e32
 def detection_findings(
