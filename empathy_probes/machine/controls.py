@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..method.activations import tokenize
@@ -119,37 +120,33 @@ def matched_lengths(
     The lengths at which controls move the prediction of neutral text as far as the probe does at each alpha. Raises
     `FloatingPointError` if the probe's own effect is not a finite number.
     """
-    texts = beginnings(tokenizer)
-    made_from = [layer, texts, TOLERANCE, ROUNDS, {str(alpha): push.tolist() for alpha, push in pushes.items()}]
-    key = fingerprint([*made_from, {kind: each.tolist() for kind, each in directions.items()}])
+    texts, found = beginnings(tokenizer), {}
     kept = {row["key"]: row["lengths"] for row in read_lines(path, ["key", "lengths"])}
-    if key not in kept:
-        kept[key] = _match(model, texts, layer, pushes, directions)
-        append_line(path, {"key": key, "lengths": kept[key]})
-    places = [(kind, alpha) for kind in directions for alpha in pushes]
-    return {place: np.array(lengths) for place, lengths in zip(places, kept[key])}
+    doses = list(product(directions, pushes.items()))
+    for kind, (alpha, push) in tqdm(doses, desc=f"controls at layer {layer}", unit="dose", delay=2):
+        axes = np.sign(alpha) * directions[kind]
+        key = fingerprint([layer, texts, TOLERANCE, ROUNDS, push.tolist(), axes.tolist()])
+        if key not in kept:
+            kept[key] = _match(model, texts, layer, push, axes)
+            append_line(path, {"key": key, "lengths": kept[key]})
+        found[kind, alpha] = np.array(kept[key])
+    return found
 
 
-def _match(model: PreTrainedModel, texts: list[list[int]], layer: int, pushes: dict, directions: dict) -> list[list]:
-    "The lengths of all pushes: by kind, alpha and direction."
+def _match(model: PreTrainedModel, texts: list[list[int]], layer: int, push: np.ndarray, axes: np.ndarray) -> list:
+    "The length along each axis [axis, width] at which the model's prediction moves as far as by a push of the probe."
     def divergence(vectors):
         "What pushes do, mean over the texts."
         return text_damage(model, texts, [{layer: vector} for vector in vectors])[0].mean(axis=0)
 
-    of_probe = dict(zip(pushes, divergence(list(pushes.values()))))
-    if not np.isfinite(list(of_probe.values())).all():
+    def measure(numbers, tried):
+        "What pushes along some of the axes do at these lengths."
+        return divergence(np.float32(tried[:, None] * axes[numbers]))
+
+    [wanted] = divergence([push])
+    if not np.isfinite(wanted):
         raise FloatingPointError(f"layer {layer}: a push along the probe gives no finite number; try dtype: float32")
-    found = []
-    for kind, (alpha, push) in product(directions, pushes.items()):
-        axes, wanted = np.sign(alpha) * directions[kind], np.full(len(directions[kind]), of_probe[alpha])
-        if not of_probe[alpha] > 0:  # a push that does nothing is matched by none
-            found.append([0.0] * len(axes))
-            continue
-        first = np.full(len(axes), float(np.linalg.norm(push)))
-
-        def measure(numbers, tried):
-            "What some of the directions do at these lengths."
-            return divergence(np.float32(tried[:, None] * axes[numbers]))
-
-        found.append(match_lengths(measure, wanted, first)[0].tolist())
-    return found
+    if not wanted > 0:  # a push that does nothing is matched by none
+        return [0.0] * len(axes)
+    first = np.full(len(axes), float(np.linalg.norm(push)))
+    return match_lengths(measure, np.full(len(axes), wanted), first)[0].tolist()
