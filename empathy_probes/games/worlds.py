@@ -253,7 +253,7 @@ class TheMaze(World):
         walks = {"left": f"go {self.side('left')}", "right": f"walk {self.side('right')}"}
         found = {key: text for key, text in walks.items() if self.at != SIDES[key]}
         if self.coins >= DOOR_PRICE and any(self.at == SIDES[key] and key not in self.paid for key in SIDES):
-            found["pay"] = "pay for the door"
+            found["pay"] = "pay for the way out"
         if self.asked and not self.told:
             other = self.names["other"]
             found["tell left"] = f"tell {other} that {self.side('left')} is wrong"
