@@ -246,7 +246,7 @@ def outcome(
 ) -> str | None:  # `HOLDS`, `OPPOSITE` or `NOT_SHOWN`; None if there is no interval
     """
     Whether the probe's whole interval lies above what chance gives, and its value above what one direction of each
-    control may give. The opposite is shown where the whole interval lies below chance.
+    control may give. The opposite is shown where it lies below both in the same way.
     """
     rows = rows.set_index("direction")
     chance = 0.5 if rows["finding"].iloc[0].startswith("auroc") else 0
@@ -255,7 +255,7 @@ def outcome(
         return None
     if probe["lower"] > chance and (probe["value"] > controls["upper"]).all():
         return HOLDS
-    return OPPOSITE if probe["upper"] < chance else NOT_SHOWN
+    return OPPOSITE if probe["upper"] < chance and (probe["value"] < controls["lower"]).all() else NOT_SHOWN
 
 
 def describe_sizes(
