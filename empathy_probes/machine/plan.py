@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'Controls', 'Pushes', 'PLAN_COLUMNS', 'strength', 'conditions_of', 'controls_of', 'baselines_of',
-           'system_place', 'Sweep', 'encode_continuation', 'recipes', 'sweep_pushes', 'plan']
+           'system_place', 'Sweep', 'encode_continuation', 'recipes', 'sweep_pushes', 'control_lengths', 'plan']
 
 # %% ../../nbs/machine/13_plan.ipynb #af3ce8fc
 import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..method.activations import has_system_role
 from ..method.steering import encode_prompt
 from ..method.texts import Concept
-from .controls import CONTROLS, ROUNDS, TOLERANCE, beginnings
+from .controls import CONTROLS, ROUNDS, TOLERANCE, beginnings, matched_lengths
 from .presets import ModelSpec, Preset, PresetError, chosen_scenarios
 from .sources import weights_identity
 from .store import fingerprint
@@ -197,6 +198,21 @@ def sweep_pushes(
                 found[layer, direction, alpha] = np.float32(sweep.strength(layer, alpha)) * sweep.probe(layer)
     for (layer, kind, alpha), each in (lengths or {}).items():
         found[layer, kind, alpha] = np.float32(np.sign(alpha) * each)[:, None] * sweep.controls[layer, kind]
+    return found
+
+
+def control_lengths(
+    sweep: Sweep,
+    model: PreTrainedModel,  # the sweep's
+    path: Path,  # lengths.jsonl, where they are kept
+) -> dict[tuple[int, str, float], np.ndarray]:  # (layer, kind, alpha): of a control [sample]
+    "How long the pushes of a sweep's controls are. Raises as `matched_lengths` does."
+    found, probe = {}, sweep_pushes(sweep)
+    for layer in sorted({place for place, _ in sweep.controls}):
+        pushes = {alpha: probe[layer, "probe", alpha] for alpha in map(float, sweep.spec.alphas) if alpha != 0}
+        kinds = {kind: each for (place, kind), each in sweep.controls.items() if place == layer}
+        lengths = matched_lengths(model, sweep.tokenizer, layer, pushes, kinds, path)
+        found |= {(layer, kind, alpha): each for (kind, alpha), each in lengths.items()}
     return found
 
 # %% ../../nbs/machine/13_plan.ipynb #e44a30b8

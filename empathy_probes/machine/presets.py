@@ -97,6 +97,7 @@ class Preset:
     samples: int = 5  # samples of each steered condition
     temperature: float = 0.7  # of sampling
     alpha_unit: str = "raw"  # `raw`: alpha times the unit vector; `separation`: times the distance of the class means
+    games: dict = field(default_factory=dict)  # what is played; `read_games` says which keys it has
 
 # %% ../../nbs/machine/02_presets.ipynb #7ba0d7fb
 MODEL_RULES = {
@@ -154,7 +155,7 @@ PRESET_RULES = {
     "temperature": ("a number of 0 or more", lambda value: NUMBER[1](value) and value >= 0),
     "alpha_unit": one_of("raw", "separation"),
 }  # the fields of a preset
-PRESET_RULES |= dict.fromkeys(["max_tokens", "trials", "samples"], COUNT)
+PRESET_RULES |= dict.fromkeys(["max_tokens", "trials", "samples"], COUNT) | {"games": MAPPING}
 
 # %% ../../nbs/machine/02_presets.ipynb #122e62a9
 def model_spec(
@@ -216,8 +217,7 @@ def _check_layers(spec: ModelSpec, where: str) -> None:
         if layer not in spec.layers:
             raise PresetError(f"{where}: steering layer {layer} has no probe; add it to 'layers' ({spec.layers})")
     if spec.steering_layers and 0 not in spec.alphas:
-        reason = "it is what the others are compared with"
-        raise PresetError(f"{where}: 0 must be among the alphas ({spec.alphas}): {reason}")
+        raise PresetError(f"{where}: 0 must be among the alphas ({spec.alphas}): it is what the others are compared with")
     steered = "steering_layers" if spec.steering_layers else "layers"
     for key, known in {"detection_layer": "layers", "behavior_layer": "layers", "dose_layer": steered}.items():
         layer = getattr(spec, key)

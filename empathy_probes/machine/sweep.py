@@ -25,10 +25,10 @@ from ..method.directions import seed_of
 from ..method.residual_stream import input_device
 from ..method.steering import encode_prompt, end_tokens
 from .batch import Batch, start
-from .controls import CONTROLS, matched_lengths
+from .controls import CONTROLS
 from .generation import check_steerable, log_odds, perplexities, perplexity, sample_tokens
 from .models import shared_model
-from .plan import PLAN_COLUMNS, Pushes, Sweep, encode_continuation, recipes, sweep_pushes
+from .plan import PLAN_COLUMNS, Pushes, Sweep, control_lengths, encode_continuation, recipes, sweep_pushes
 from .resources import device_name, rows_that_fit
 from .shared_prompts import Row, shares_prompts
 from .store import append_line, fingerprint, lock_layers, read_lines
@@ -221,7 +221,7 @@ def _generate(
     preset, spec = sweep.preset, sweep.spec
     model, tokenizer = shared_model(spec, preset.device)
     check_steerable(model)
-    pushes = sweep_pushes(sweep, _control_lengths(sweep, wanted, model, path.with_name("lengths.jsonl")))
+    pushes = sweep_pushes(sweep, control_lengths(sweep, model, path.with_name("lengths.jsonl")))
     rows = max_rows or spec.max_rows or rows_that_fit(model, _positions(model, tokenizer, wanted))
 
     def work(batch):
@@ -244,16 +244,6 @@ def _generate(
             if number == batches:
                 break
 
-
-def _control_lengths(sweep: Sweep, wanted: list[dict], model: PreTrainedModel, path: Path) -> dict:
-    "How long the pushes of controls are: (layer, kind, alpha), lengths [sample]."
-    found, probe = {}, sweep_pushes(sweep)
-    for layer in sorted({recipe["layer"] for recipe in wanted if recipe["direction"] in CONTROLS}):
-        pushes = {alpha: probe[layer, "probe", alpha] for alpha in map(float, sweep.spec.alphas) if alpha != 0}
-        kinds = {kind: each for (place, kind), each in sweep.controls.items() if place == layer}
-        lengths = matched_lengths(model, sweep.tokenizer, layer, pushes, kinds, path)
-        found |= {(layer, kind, alpha): each for (kind, alpha), each in lengths.items()}
-    return found
 
 # %% ../../nbs/machine/14_sweep.ipynb #2311d32f
 def estimate_seconds(
