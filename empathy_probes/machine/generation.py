@@ -8,7 +8,7 @@ __all__ = ['CHUNK', 'LARGEST_DIFFERENCE', 'LOGITS_AT_ONCE', 'COPIED_AT_ONCE', 'd
 
 # %% ../../nbs/machine/11_generation.ipynb #91cad756
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -57,11 +57,12 @@ def sample_tokens(
     temperature: float,  # 0 takes the most likely token
     end_ids: Collection[int] = (),  # tokens that end a text
     measured: Collection[int] = (),  # rows whose log-probabilities are summed
+    last: Sequence[int] = (),  # the token of each row that is read first; by default the last one of its prompt
 ) -> tuple[list[list[int]], list[int], dict[int, float]]:  # of each row: tokens, place in the batch; sums of log p
     "Continue every row. The token that ends a text is not part of it. Raises `FloatingPointError` as `draw` does."
     texts, log_p = [[] for _ in batch.rows], dict.fromkeys(measured, 0.0)
     order = list(range(len(texts)))  # which text each row of the batch holds; the first `going_on` of them go on
-    going_on, tokens = len(order), [row.prompt[-1] for row in batch.rows]
+    going_on, tokens = len(order), list(last) or [row.prompt[-1] for row in batch.rows]
     for step in range(uniforms.shape[1]):
         logits = batch.read([[token] for token in tokens[:going_on]])[:, -1]
         tokens = draw(logits, uniforms[order[:going_on], step].to(logits.device), temperature).tolist()
