@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'SMALLEST_SLOPES', 'ALL_WORLDS', 'BASELINE_CONDITIONS', 'answers', 'world_slopes', 'fork_slopes',
-           'fork_changes', 'describe_forks', 'wrong_way', 'projection_predicts']
+           'answer_doses', 'fork_changes', 'describe_forks', 'wrong_way', 'projection_predicts']
 
 # %% ../../nbs/games/07_slopes.ipynb #b36ad7e6
 from itertools import product
@@ -81,6 +81,23 @@ def _interval(kind: str, slopes: pd.DataFrame, world: str, directions: int) -> d
     if kind in CONTROLS:
         return one_direction_interval(values.groupby(values.index % directions).mean())
     return replicate_interval(values)
+
+# %% ../../nbs/games/07_slopes.ipynb #0d23dccd
+def answer_doses(
+    table: pd.DataFrame,  # from `answers`
+) -> pd.DataFrame:  # model, measure, direction, alpha, value, lower, upper, n (variants)
+    "How far every measure moves from that of the unsteered model, in all worlds."
+    rows = []
+    for model, own in table.groupby("model", sort=False):
+        means = own.groupby(["direction", "alpha", "variant"])[[*SMALLEST_SLOPES]].mean()
+        unsteered = means.loc[("probe", 0.0)]
+        for direction, measure in product(("probe", *CONTROLS), SMALLEST_SLOPES):
+            for alpha in sorted({*own.loc[own["direction"] == direction, "alpha"], 0.0}):
+                change = (means.loc[(direction, alpha)] if alpha else unsteered)[measure] - unsteered[measure]
+                ends = {"value": change.mean(), "lower": change.min(), "upper": change.max(), "n": len(change)}
+                found = replicate_interval(change) if direction == "probe" and alpha else ends
+                rows.append({"model": model, "measure": measure, "direction": direction, "alpha": alpha} | found)
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/games/07_slopes.ipynb #889762d6
 def fork_changes(
