@@ -14,6 +14,7 @@ from empathy_probes.machine.parameters import find_study, read_parameters
 from empathy_probes.machine.presets import select_models
 from empathy_probes.machine.sources import weights_identity
 from empathy_probes.machine.store import fingerprint
+from empathy_probes.games.plan import read_games
 
 PARAMETERS = {"preset": config.get("preset") or "mini", "concept": config.get("concept") or ""}
 STUDY = find_study(read_parameters(PARAMETERS))
@@ -90,6 +91,7 @@ SECTIONS = {
     "c9_deed": Section(PROBES, ["crossed", "hands", "surprise"], ["figure19"], tokens=extraction),
     "c10_damage": Section(SAMPLES, ["damage"], ["figure20"], tokens=steering),
     "c11_mediation": Section(PROBES, ["mediation"], ["figure21"], tokens=extraction),  # it takes fewer
+    "c12_forks": Section(SAMPLES, ["forks", "fork_slopes", "fork_changes"], ["figure22", "figure23"], tokens=steering),
 }
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
@@ -106,6 +108,8 @@ else:
     decided = sum(bool(scenario.continuations) for scenario in STUDY.concept.scenarios.values())
     if decided < 2 or not STUDY.concept.prompts:
         del SECTIONS["c11_mediation"]
+    if read_games(PRESET) is None:
+        del SECTIONS["c12_forks"]
 
 
 def products(section):

@@ -9,7 +9,7 @@ __all__ = ['DRINKS', 'FIRST_PLEA', 'BETWEEN_PLEAS', 'LEAD', 'DOOR_PRICE', 'BETWE
 # %% ../../nbs/games/02_worlds.ipynb #7fe20c87
 from .world import Cell, World, world
 
-# %% ../../nbs/games/02_worlds.ipynb #8342e1a3
+# %% ../../nbs/games/02_worlds.ipynb #16bf1f85
 DRINKS = 20  # steps in which a bottle is drunk
 FIRST_PLEA, BETWEEN_PLEAS = 12, 3  # steps
 LEAD = 40  # points ahead of the other team, from which on giving is late
@@ -111,12 +111,13 @@ class FoodDelivery(World):
     def rules(self):
         "The rules in words."
         partner, rival = self.names["partner"], self.names["rival"]
+        places = {key: self.place(cell) for key, cell in self.places.items()}
         bottles = "1 bottle" if self.needed == 1 else f"{self.needed} bottles"
         return (
-            f"You and {partner} are a team. You fill up to 2 bottles at the well ({self.place(self.places['well'])}) and "
-            f"hand them over at {self.place(self.places['partner'])}: 10 points a bottle. {rival} is of the other team, "
-            f"which has 20 points, and takes bottles at {self.place(self.places['rival'])}: "
-            f"{self.priced(8, 0, 0)} points a bottle, and {bottles} will do. Each of them drinks a bottle in {DRINKS} steps."
+            f"You and {partner} are a team. You fill up to 2 bottles at the well ({places['well']}) and hand them over "
+            f"at {places['partner']}: 10 points a bottle. {rival} is of the other team, which has 20 points, and takes "
+            f"bottles at {places['rival']}: {self.priced(8, 0, 0)} points a bottle, and {bottles} will do. "
+            f"Each of them drinks a bottle in {DRINKS} steps."
         )
 
     def state(self):
@@ -124,7 +125,7 @@ class FoodDelivery(World):
         stock = " ".join(f"{self.names[role]} has {bottles} left." for role, bottles in self.stock.items())
         return f"You are at {self.place(self.at)} and carry {self.carried} bottles. {stock}"
 
-# %% ../../nbs/games/02_worlds.ipynb #020dac44
+# %% ../../nbs/games/02_worlds.ipynb #9c321d2f
 @world
 class TheListener(World):
     "A gate that costs hearts to reach, and a friend who writes on the way."
@@ -195,8 +196,8 @@ class TheListener(World):
     def rules(self):
         "The rules in words."
         return (
-            f"You are to open the gate at {self.place(self.gate)}. That gives 100 points, and 10 for each heart that you "
-            f"have left. Every 3 steps you lose a heart, and without hearts the game is over. To answer "
+            f"You are to open the gate at {self.place(self.gate)}. That gives 100 points, and 10 for each heart that "
+            f"you have left. Every 3 steps you lose a heart, and without hearts the game is over. To answer "
             f"{self.names['friend']}, who may write to you, takes a step."
         )
 
@@ -205,7 +206,7 @@ class TheListener(World):
         sent = f"You have answered {self.names['friend']} {self.answers} times."
         return f"You are at {self.place(self.at)} with {self.hearts} hearts. {sent}"
 
-# %% ../../nbs/games/02_worlds.ipynb #841c6d71
+# %% ../../nbs/games/02_worlds.ipynb #4da8dbe1
 DOOR_PRICE = 40  # coins
 BETWEEN_TIPS = 3  # steps between two messages
 SIDES = {"left": (2, 1), "right": (2, 5)}  # where a side is paid for
@@ -306,7 +307,8 @@ class TheMaze(World):
         return (
             f"You are in a maze with 100 coins. Of two doors one leads out, and each costs {DOOR_PRICE} coins: "
             f"{places}. To be out gives 100 points, and every coin that you keep gives 1. "
-            f"{self.names['other']} is in the maze as well. To send a word costs {self.priced(0, 10, 20)} coins and a step."
+            f"{self.names['other']} is in the maze as well. "
+            f"To send a word costs {self.priced(0, 10, 20)} coins and a step."
         )
 
     def state(self):
