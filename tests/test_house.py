@@ -11,7 +11,7 @@ import empathy_probes
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(empathy_probes.__file__).parent
-PARTS = ["method", "machine", "evidence"]  # from left to right: a module imports from its own part and from those before it
+PARTS = ["method", "machine", "evidence", "games"]  # from left to right: a module imports from its own part and from those before it
 MODULES = sorted(path for part in PARTS for path in (PACKAGE / part).glob("[a-z]*.py"))
 CHAPTERS = sorted(path for part in PARTS for path in (ROOT / "nbs" / part).glob("*.ipynb"))
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
