@@ -123,7 +123,7 @@ STEERED = {"layers": [0, 1], "steering_layers": [1], "alphas": [0, 1]}
         (STEERED | {"alphas": [0, float("inf")]}, "alphas must be a list of different finite numbers"),
         (STEERED | {"alphas": [0, 1, 1.0]}, "alphas must be a list of different finite numbers"),
         (STEERED | {"alphas": [0, "1e0"]}, "alphas must be a list .* YAML reads 1e0 as a text here, so write 1$"),
-        (STEERED | {"alphas": [-1, 1]}, r"0 must be among the alphas \(\[-1, 1\]\): it is what the others are compared with"),
+        (STEERED | {"alphas": [-1, 1]}, r"0 must be among the alphas \(\[-1, 1\]\): the others are compared with it"),
         (STEERED | {"alphas": []}, r"0 must be among the alphas \(\[\]\)"),
         ({"detection_layer": 1}, r"detection_layer 1 is not one of its layers \(\[0\]\); choose one"),
         ({"behavior_layer": 1}, r"behavior_layer 1 is not one of its layers \(\[0\]\)"),

@@ -217,7 +217,7 @@ def _check_layers(spec: ModelSpec, where: str) -> None:
         if layer not in spec.layers:
             raise PresetError(f"{where}: steering layer {layer} has no probe; add it to 'layers' ({spec.layers})")
     if spec.steering_layers and 0 not in spec.alphas:
-        raise PresetError(f"{where}: 0 must be among the alphas ({spec.alphas}): it is what the others are compared with")
+        raise PresetError(f"{where}: 0 must be among the alphas ({spec.alphas}): the others are compared with it")
     steered = "steering_layers" if spec.steering_layers else "layers"
     for key, known in {"detection_layer": "layers", "behavior_layer": "layers", "dose_layer": steered}.items():
         layer = getattr(spec, key)

@@ -28,7 +28,8 @@ from .batch import Batch, start
 from .controls import CONTROLS
 from .generation import check_steerable, log_odds, perplexities, perplexity, sample_tokens
 from .models import shared_model
-from .plan import PLAN_COLUMNS, Pushes, Sweep, control_lengths, encode_continuation, recipes, sweep_pushes
+from .plan import PLAN_COLUMNS, Pushes, Sweep, control_lengths, encode_continuation
+from .plan import recipes, sweep_pushes
 from .resources import device_name, rows_that_fit
 from .shared_prompts import Row, shares_prompts
 from .store import append_line, fingerprint, lock_layers, read_lines
