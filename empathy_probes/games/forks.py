@@ -92,20 +92,20 @@ def read_fork(
     tokenizer: PreTrainedTokenizerBase,  # the model's own
     game: World,  # from `at_fork`
     rows: list[Row],  # the transcript under each condition
-    uniforms: np.ndarray,  # the noise of what is said [token]
+    uniforms: np.ndarray | None = None,  # the noise of what is said [token]; nothing is said without it
     temperature: float = 0.7,  # of what is said
-) -> list[dict]:  # of each row: `actions` (log p by key, in nats) and `text`
+) -> list[dict]:  # of each row: `actions` (log p by key, in nats) and `text`, None if nothing is said
     "What a model would do and say. Raises `FloatingPointError` as `action_log_p` does."
-    says = tokenizer(SAYS, add_special_tokens=False)["input_ids"]
-    batch = start(model, rows)
+    batch, said = start(model, rows), [None] * len(rows)
     logits = batch.read([row.prompt[-1:] for row in rows])[:, -1]
     actions = action_log_p(batch, logits, [action_paths(tokenizer, game.actions())] * len(rows))
-    branch = batch.branch(list(range(len(rows))), room=len(says) + len(uniforms))
-    if says[:-1]:
-        branch.read([says[:-1]] * len(rows))
-    drawn = torch.tensor(np.tile(uniforms, (len(rows), 1)))
-    texts, *_ = sample_tokens(branch, drawn, temperature, end_tokens(model, tokenizer), last=says[-1:] * len(rows))
-    said = tokenizer.batch_decode(texts, skip_special_tokens=True)
+    if uniforms is not None:
+        *says, last = tokenizer(SAYS, add_special_tokens=False)["input_ids"]
+        branch = batch.branch(list(range(len(rows))), room=len(says) + 1 + len(uniforms))
+        branch.read([says] * len(rows))
+        noise, ends = torch.tensor(np.tile(uniforms, (len(rows), 1))), end_tokens(model, tokenizer)
+        texts, *_ = sample_tokens(branch, noise, temperature, ends, last=[last] * len(rows))
+        said = tokenizer.batch_decode(texts, skip_special_tokens=True)
     return [{"actions": of_row, "text": text} for of_row, text in zip(actions, said)]
 
 # %% ../../nbs/games/08_forks.ipynb #c315945a
@@ -132,7 +132,7 @@ def read_forks(
     """
     What a model would do and say at every fork: world, variant, fork, plea, direction, alpha, deed and decoy (log-odds
     against the aim, in nats; NaN where there is none), mass (of all legal actions), projection (of the unsteered
-    stream, in distances of the class means), text, and the columns of `score_samples`.
+    stream, in distances of the class means), and text, word_score and coherent where something is said.
     """
     path, tokenizer = study.folder(spec) / "forks.jsonl", load_tokenizer(spec)
     items = {_key(study, spec, games, tokenizer, fork): fork for fork in forks_of(games)}
@@ -146,7 +146,9 @@ def read_forks(
         kept[key] = {"key": key, "rows": _read(study, spec, games, model, tokenizer, pushes, items[key])}
         append_line(path, kept[key])
     rows = [fork._asdict() | row for key, fork in items.items() for row in kept[key]["rows"]]
-    return score_samples(pd.DataFrame(rows).astype({"decoy": float}).assign(model=spec.key), study.concept.lexicon)
+    table = pd.DataFrame(rows).astype({"decoy": float}).assign(model=spec.key)
+    said = score_samples(table.dropna(subset=["text"]), study.concept.lexicon)
+    return table.join(said[["word_score", "coherent"]])
 
 
 def _key(study: Study, spec: ModelSpec, games: Games, tokenizer: PreTrainedTokenizerBase, fork: Fork) -> str:
@@ -174,7 +176,8 @@ def _read(study, spec, games, model, tokenizer, pushes, fork) -> list[dict]:
         game_row(layer, pushes, condition, fork.world, fork.variant, ids) for condition, ids in zip(conditions, texts)
     ]
     noise = np.random.default_rng(seed_of("fork", study.seed, spec.key, *fork)).random(SAID_TOKENS)
-    found = read_fork(model, tokenizer, game, rows, noise, study.preset.temperature)
+    is_said = (fork.fork, fork.plea) == ("plea", "distress")
+    found = read_fork(model, tokenizer, game, rows, noise if is_said else None, study.preset.temperature)
     last = len(encode_turn(tokenizer, game, spec.chat_template))
     projection = turn_projection(model, layer, sweep.probe(layer), texts[conditions.index(("probe", 0.0))], last)
     shared = {"projection": projection / sweep.strength(layer, 1.0)}
