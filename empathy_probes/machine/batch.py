@@ -117,14 +117,14 @@ def _shared_attention(batch: "Batch", places: Tensor) -> AbstractContextManager[
     return replaced_attention(batch.model, attention, mask)
 
 # %% ../../nbs/machine/10_batch.ipynb #c7c97aa6
-def _read_by_length(batch: "Batch", tokens: list[list[int]]) -> Tensor:
+def _read_by_length(batch: "Batch", tokens: list[list[int]], only_last: bool) -> Tensor:
     "Read on in a family whose rows must be equally long: one length after the other."
-    found, new = [None] * len(tokens), max(map(len, tokens))
+    found, new = [None] * len(tokens), 1 if only_last else max(map(len, tokens))
     lengths = batch.lengths[: len(tokens)]
     for length in sorted(set(lengths)):
         rows = [row for row in range(len(tokens)) if lengths[row] == length]
         part = batch.branch(rows)
-        for row, logits in zip(rows, part.read([tokens[row] for row in rows])):
+        for row, logits in zip(rows, part.read([tokens[row] for row in rows], only_last)):
             found[row] = pad(logits, (0, 0, 0, new - len(logits)))
         batch._make_room(max(part.lengths))
         for (_, *kept), (_, *read) in zip(batch.own, part.own):
@@ -164,11 +164,12 @@ class Batch:
     def read(
         self,
         tokens: list[list[int]],  # what comes next in each of the first rows; at least one token for each
+        only_last: bool = False,  # predict after the last token of each row alone, which takes less memory
     ) -> Tensor:  # the predictions after each token [row, position, vocabulary]; positions behind a row's last are void
         "Let the model read on: the tokens are put behind those that the rows have. The other rows stand still."
         count, new = len(tokens), max(map(len, tokens))
         if not shares_prompts(self.model) and len(set(self.lengths[:count])) > 1:
-            return _read_by_length(self, tokens)
+            return _read_by_length(self, tokens, only_last)
         self._make_room(max(self.lengths[:count]) + new)
         options, blocks = {}, len(self.prompts)
         with ExitStack() as stack:
@@ -181,9 +182,12 @@ class Batch:
                 options["position_ids"] = places.to(input_device(self.model))
             ids = pad_right(tokens, 0)[0].to(input_device(self.model))
             cache = Cache(layers=[_OwnTokens(self, block, count) for block in range(blocks)])
+            ends = [len(more) - 1 for more in tokens]
+            if only_last:
+                options["logits_to_keep"] = torch.tensor(sorted(set(ends)), device=ids.device)
             logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options).logits
         self.lengths[:count] = [length + len(more) for length, more in zip(self.lengths, tokens)]
-        return logits
+        return logits[range(count), [sorted(set(ends)).index(end) for end in ends]][:, None] if only_last else logits
 
     def branch(
         self,
