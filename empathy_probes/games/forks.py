@@ -23,13 +23,12 @@ from ..machine.batch import start
 from ..machine.generation import check_steerable, sample_tokens
 from ..machine.models import load_tokenizer, shared_model
 from ..machine.parameters import Study
-from ..machine.plan import recipes
 from ..machine.presets import ModelSpec
 from ..machine.shared_prompts import Row
 from ..machine.sources import weights_identity
 from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import chosen_layer, model_sweep
-from .conditions import game_conditions, game_pushes, game_row
+from .conditions import game_conditions, game_pushes, game_row, made_from_pushes
 from .plan import Games
 from .transcripts import action_log_p, action_paths, encode_action, encode_opening, encode_turn
 from .world import PLEAS, WORLDS, World
@@ -153,14 +152,10 @@ def read_forks(
 
 def _key(study: Study, spec: ModelSpec, games: Games, tokenizer: PreTrainedTokenizerBase, fork: Fork) -> str:
     "What everything that is read at a fork depends on."
-    layer = chosen_layer(study, spec, "dose")
-    names = ["direction", "alpha", "strength", "direction_sha256", "matched_to"]
-    plan = pd.DataFrame(recipes(model_sweep(study, spec)))
-    made = plan.loc[plan["layer"] == layer, names].to_dict("list")
     systems = ["", *study.concept.prompts.values()]
     tokens = [fork_tokens(tokenizer, fork, games.price, spec.chat_template, system) for system in systems]
     settings = [study.seed, study.preset.temperature, SAYS, SAID_TOKENS, game_conditions(study, games, fork.world)]
-    return fingerprint([weights_identity(spec), layer, made, fork, tokens, settings])
+    return fingerprint([weights_identity(spec), made_from_pushes(study, spec), fork, tokens, settings])
 
 
 def _read(study, spec, games, model, tokenizer, pushes, fork) -> list[dict]:

@@ -208,7 +208,7 @@ def control_lengths(
 ) -> dict[tuple[int, str, float], np.ndarray]:  # (layer, kind, alpha): of a control [sample]
     "How long the pushes of a sweep's controls are. Raises as `matched_lengths` does."
     found, probe = {}, sweep_pushes(sweep)
-    for layer in sorted({place for place, _ in sweep.controls}):
+    for layer in sorted({place for place, _ in sweep.controls} & {*sweep.spec.steering_layers}):
         pushes = {alpha: probe[layer, "probe", alpha] for alpha in map(float, sweep.spec.alphas) if alpha != 0}
         kinds = {kind: each for (place, kind), each in sweep.controls.items() if place == layer}
         lengths = matched_lengths(model, sweep.tokenizer, layer, pushes, kinds, path)
