@@ -108,7 +108,9 @@ else:
     decided = sum(bool(scenario.continuations) for scenario in STUDY.concept.scenarios.values())
     if decided < 2 or not STUDY.concept.prompts:
         del SECTIONS["c11_mediation"]
-    if read_games(PRESET) is None:
+    if PRESET.games:
+        read_games(PRESET)  # a mistake in it is named before anything runs
+    else:
         del SECTIONS["c12_forks"]
 
 

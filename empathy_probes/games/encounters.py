@@ -53,14 +53,16 @@ class TheMaze(World):
 
     def legal(self):
         "What can be done now."
-        walks = {"left": f"go {self.side('left')}", "right": f"walk {self.side('right')}"}
+        other, exchanged = self.names["other"], self.variant // 2 % 2  # no side keeps its words
+        go, walk = ("walk", "go") if exchanged else ("go", "walk")
+        walks = {"left": f"{go} {self.side('left')}", "right": f"{walk} {self.side('right')}"}
         found = {key: text for key, text in walks.items() if self.at != SIDES[key]}
         if self.coins >= DOOR_PRICE and any(self.at == SIDES[key] and key not in self.paid for key in SIDES):
             found["pay"] = "pay for the way out"
         if self.asked and not self.told:
-            other = self.names["other"]
-            found["tell left"] = f"tell {other} that {self.side('left')} is wrong"
-            found["tell right"] = f"let {other} know that {self.side('right')} is wrong"
+            first, second = [f"tell {other} that", f"let {other} know that"][:: -1 if exchanged else 1]
+            found["tell left"] = f"{first} {self.side('left')} is wrong"
+            found["tell right"] = f"{second} {self.side('right')} is wrong"
         return found | {"wait": "wait for a step"}
 
     def act(self, action):
@@ -78,7 +80,7 @@ class TheMaze(World):
 
     def others(self):
         "What happens after a step."
-        if self.paid and (self.time - self.asked_from) % BETWEEN_TIPS == 0:
+        if self.paid and not self.told and (self.time - self.asked_from) % BETWEEN_TIPS == 0:
             self.write()
         self.over = self.escaped = self.ends is not None and self.time >= self.ends
 
@@ -120,6 +122,8 @@ class TheMaze(World):
             said = f"The {self.side(self.paid[0])} door was the wrong one."
         if self.ends:
             said += f" The {self.side(self.paid[1])} one is opening."
+        if self.told:
+            said += f" You have sent {self.names['other']} word."
         return f"You are at {self.place(self.at)} with {self.coins} coins. {said}"
 
 # %% ../../nbs/games/03_encounters.ipynb #c8cc3c49
@@ -187,7 +191,7 @@ class TheProtector(World):
         "What happens after a step."
         bullies = [role for role in ("bully", "second") if role not in self.muted]
         if bullies and self.time <= QUIET_FROM:
-            self.write(bullies[self.time % len(bullies)])
+            self.write(bullies[self.time % len(bullies)], to="target")
 
     @property
     def points(self):

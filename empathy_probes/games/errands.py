@@ -102,7 +102,7 @@ class FoodDelivery(World):
         return "fill" if self.at == self.places["well"] else "well"
 
     def deed(self):
-        "What one does who turns aside; None where nothing is left to do."
+        "What one does who turns aside; None with empty hands, or where nothing is left to do."
         if not self.carried or self.given >= self.needed:
             return None
         return "give" if self.at == self.places["rival"] else "rival"
@@ -116,13 +116,13 @@ class FoodDelivery(World):
             f"You and {partner} are a team. You fill up to 2 bottles at the well ({places['well']}) and hand them over "
             f"at {places['partner']}: 10 points a bottle. {rival} is of the other team, which has 20 points, and takes "
             f"bottles at {places['rival']}: {self.priced(8, 0, 0)} points a bottle, and {bottles} will do. "
-            f"Each of them drinks a bottle in {DRINKS} steps."
+            f"{partner} drinks a bottle in {DRINKS} steps."
         )
 
     def state(self):
         "How things stand, in words."
-        stock = " ".join(f"{self.names[role]} has {bottles} left." for role, bottles in self.stock.items())
-        return f"You are at {self.place(self.at)} and carry {self.carried} bottles. {stock}"
+        partner, bottles = self.names["partner"], self.stock["partner"]
+        return f"You are at {self.place(self.at)} and carry {self.carried} bottles. {partner} has {bottles} left."
 
 # %% ../../nbs/games/02_errands.ipynb #9c321d2f
 @world

@@ -130,7 +130,8 @@ def read_forks(
 ) -> pd.DataFrame:  # one row per fork and condition
     """
     What a model would do and say at every fork: world, variant, fork, plea, direction, alpha, deed and decoy (log-odds
-    against the aim, in nats; NaN where there is none), mass (of all legal actions), projection (of the unsteered
+    against the aim, in nats; NaN where there is none), mass (of all legal actions, or of their first tokens where those
+    tell them apart), projection (of the unsteered
     stream, in distances of the class means), and text, word_score and coherent where something is said.
     """
     path, tokenizer = study.folder(spec) / "forks.jsonl", load_tokenizer(spec)
@@ -144,8 +145,12 @@ def read_forks(
     for key in tqdm(missing, desc=f"{spec.title}, forks", unit="fork", delay=2):
         kept[key] = {"key": key, "rows": _read(study, spec, games, model, tokenizer, pushes, items[key])}
         append_line(path, kept[key])
-    rows = [fork._asdict() | row for key, fork in items.items() for row in kept[key]["rows"]]
-    table = pd.DataFrame(rows).astype({"decoy": float}).assign(model=spec.key)
+    rows = [
+        fork._asdict() | row | _outcome(at_fork(fork, games.price), row["actions"])
+        for key, fork in items.items()
+        for row in kept[key]["rows"]
+    ]
+    table = pd.DataFrame(rows).drop(columns="actions").assign(model=spec.key)
     said = score_samples(table.dropna(subset=["text"]), study.concept.lexicon)
     return table.join(said[["word_score", "coherent"]])
 
@@ -154,8 +159,15 @@ def _key(study: Study, spec: ModelSpec, games: Games, tokenizer: PreTrainedToken
     "What everything that is read at a fork depends on."
     systems = ["", *study.concept.prompts.values()]
     tokens = [fork_tokens(tokenizer, fork, games.price, spec.chat_template, system) for system in systems]
-    settings = [study.seed, study.preset.temperature, SAYS, SAID_TOKENS, game_conditions(study, games, fork.world)]
+    paths = action_paths(tokenizer, at_fork(fork, games.price).actions())
+    settings = [study.seed, game_conditions(study, games, fork.world), paths]
+    settings += [study.preset.temperature, SAYS, SAID_TOKENS] if _is_said(fork) else []
     return fingerprint([weights_identity(spec), made_from_pushes(study, spec), fork, tokens, settings])
+
+
+def _is_said(fork: Fork) -> bool:
+    "Whether the model is made to say something."
+    return (fork.fork, fork.plea) == ("plea", "distress")
 
 
 def _read(study, spec, games, model, tokenizer, pushes, fork) -> list[dict]:
@@ -171,17 +183,15 @@ def _read(study, spec, games, model, tokenizer, pushes, fork) -> list[dict]:
         game_row(layer, pushes, condition, fork.world, fork.variant, ids) for condition, ids in zip(conditions, texts)
     ]
     noise = np.random.default_rng(seed_of("fork", study.seed, spec.key, *fork)).random(SAID_TOKENS)
-    is_said = (fork.fork, fork.plea) == ("plea", "distress")
-    found = read_fork(model, tokenizer, game, rows, noise if is_said else None, study.preset.temperature)
+    found = read_fork(model, tokenizer, game, rows, noise if _is_said(fork) else None, study.preset.temperature)
     last = len(encode_turn(tokenizer, game, spec.chat_template))
     projection = turn_projection(model, layer, sweep.probe(layer), texts[conditions.index(("probe", 0.0))], last)
-    shared = {"projection": projection / sweep.strength(layer, 1.0)}
-    return [shared | _outcome(game, condition, each) for condition, each in zip(conditions, found)]
+    shared, names = {"projection": projection / sweep.strength(layer, 1.0)}, ("direction", "alpha")
+    return [dict(zip(names, condition)) | shared | each for condition, each in zip(conditions, found)]
 
 
-def _outcome(game: World, condition: tuple[str, float], found: dict) -> dict:
-    "The log-odds of the deed and of the decoy in one condition."
-    log_p, aim = found["actions"], found["actions"][game.aim()]
-    odds = {"deed": log_p[game.deed()] - aim, "decoy": log_p[game.decoy] - aim if game.decoy in log_p else None}
-    mass = float(np.exp([*log_p.values()]).sum())
-    return dict(zip(("direction", "alpha"), condition)) | odds | {"mass": mass, "text": found["text"]}
+def _outcome(game: World, log_p: dict[str, float]) -> dict[str, float]:
+    "The log-odds of the deed and of the decoy, and the mass on all legal actions."
+    aim = log_p[game.aim()]
+    odds = {"deed": log_p[game.deed()] - aim, "decoy": log_p.get(game.decoy, np.nan) - aim}
+    return odds | {"mass": float(np.exp([*log_p.values()]).sum())}

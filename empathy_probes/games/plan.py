@@ -27,17 +27,22 @@ GAME_RULES = {"worlds": TEXTS, "variants": COUNT, "price": one_of(*PRICES), "alp
 
 def read_games(
     preset: Preset,
-) -> Games | None:  # None for a preset that plays nothing
-    "What a preset plays. Raises `PresetError` for a key that is missing or wrong, and for a dose that a model lacks."
-    if not preset.games:
-        return None
+) -> Games:
+    """
+    What a preset plays. Raises `PresetError` if it plays nothing, for a key that is missing or wrong, for fewer than two
+    variants, and for a dose that a model lacks.
+    """
     where = f"{preset.path}, games"
+    if not preset.games:
+        raise PresetError(f"{where}: the preset plays nothing; say which {', '.join(GAME_RULES)}")
     entry = checked(preset.games, GAME_RULES, where)
     if missing := GAME_RULES.keys() - entry:
         raise PresetError(f"{where}: the keys {sorted(missing)} are missing")
     for name in entry["worlds"]:
         if name not in WORLDS:
             raise PresetError(f"{where}: there is no world {name!r}; there are {', '.join(WORLDS)}")
+    if entry["variants"] < 2:
+        raise PresetError(f"{where}: variants must be 2 or more, since intervals are taken over variants")
     if 0 not in entry["alphas"]:
         raise PresetError(f"{where}: 0 must be among the alphas ({entry['alphas']})")
     for spec in preset.models.values():

@@ -26,20 +26,20 @@ def answers(
 ) -> pd.DataFrame:  # one row per model, world, variant, direction and alpha
     """
     How far a need moves a model, means over the forks at which somebody has written: deed and decoy (log-odds under
-    distress minus neutral, in nats; NaN without a decoy), beyond (deed minus decoy), and words (word score under
-    distress). `unasked` is the deed's log-odds before anybody has written, and mass the least on all legal actions.
+    distress minus neutral, in nats; NaN without a decoy), beyond (deed minus decoy, at the forks that have one), asked
+    (the deed's log-odds under distress alone), words (word score under distress), and mass, the least of the forks.
     """
     asked = forks[forks["fork"] != "before"].set_index([*KEYS, "fork", "plea"])
     twins = asked[["deed", "decoy", "word_score", "mass"]].unstack("plea")
     found = pd.DataFrame({name: twins[name, "distress"] - twins[name, "neutral"] for name in ("deed", "decoy")})
-    found = found.assign(beyond=found["deed"] - found["decoy"], words=twins["word_score", "distress"])
+    found = found.assign(beyond=found["deed"] - found["decoy"])
+    found = found.assign(asked=twins["deed", "distress"], words=twins["word_score", "distress"])
     table = found.groupby(KEYS, sort=False).mean()
     table["mass"] = twins["mass"].min(axis=1).groupby(KEYS, sort=False).min()
-    before = forks[forks["fork"] == "before"].set_index(KEYS)["deed"]
-    return table.assign(unasked=before.reindex(table.index)).reset_index()
+    return table.reset_index()
 
 # %% ../../nbs/games/09_slopes.ipynb #278677a8
-SMALLEST_SLOPES = {"deed": 0.1, "decoy": 0.1, "beyond": 0.1, "words": 0.02}  # that would matter, per dose of 1
+SMALLEST_SLOPES = {"deed": 0.1, "decoy": 0.1, "beyond": 0.1, "asked": 0.1, "words": 0.02}  # that would matter
 ALL_WORLDS = "all worlds"
 
 
@@ -51,7 +51,7 @@ def world_slopes(
     "The slope over the dose in every world of every variant."
     unsteered = table["alpha"].eq(0) & table["direction"].eq("probe")
     rows = table[table["direction"].eq(direction) | unsteered].dropna(subset=[measure])
-    values = rows.set_index(["variant", "world", "alpha"])[measure].unstack("alpha")
+    values = rows.set_index(["variant", "world", "alpha"])[measure].unstack("alpha").dropna()
     slopes = np.polyfit(values.columns.astype(float), values.to_numpy().T, 1)[0] if len(values) else []
     return pd.Series(slopes, values.index, dtype=float).unstack("world")
 
@@ -66,7 +66,9 @@ def fork_slopes(
         kinds = [kind for kind in ("probe", LEFT_OUT, *CONTROLS) if kind in set(own["direction"])]
         slopes = {kind: world_slopes(own, kind, measure) for kind in kinds}
         for world in [*slopes["probe"], ALL_WORLDS]:
-            found = {kind: _interval(kind, each, world, directions) for kind, each in slopes.items()}
+            needed = {*slopes["probe"]} if world == ALL_WORLDS else {world}
+            whole = {kind: each for kind, each in slopes.items() if needed <= {*each}}
+            found = {kind: _interval(kind, each, world, directions) for kind, each in whole.items()}
             reach = max((found[kind]["upper"] for kind in CONTROLS if kind in found), default=0.0)
             for kind, slope in found.items():
                 names = {"model": model, "world": world, "measure": measure, "direction": kind}
@@ -77,7 +79,7 @@ def fork_slopes(
 
 def _interval(kind: str, slopes: pd.DataFrame, world: str, directions: int) -> dict[str, float]:
     "A slope with its interval, in one world or as the mean over all of them."
-    values = slopes.mean(axis=1) if world == ALL_WORLDS else slopes.get(world, pd.Series(dtype=float)).dropna()
+    values = slopes.mean(axis=1) if world == ALL_WORLDS else slopes[world].dropna()
     if kind in CONTROLS:
         return one_direction_interval(values.groupby(values.index % directions).mean())
     return replicate_interval(values)
@@ -130,12 +132,14 @@ def describe_forks(
         single = own[(own["measure"] == "deed") & (own["world"] != ALL_WORLDS)]
         rising = single.loc[single["verdict"] == "rises", "world"].tolist()
         together = rows.loc[["words", "deed", "beyond"], "verdict"].eq("rises").all()
+        apart = rows.loc["words", "verdict"] == "rises" and rows.loc["deed", "verdict"] in ("flat", "falls")
+        conclusion = "move together" if together else "do not move together" if apart else "are not shown to move together"
         lines.append(
             f"{titles[model]}: per unit of dose the word score moves by {said['words']}, the answer of the deed to a "
             f"need by {said['deed']} nats, and by {said['beyond']} nats beyond the decoy's "
             f"({rows['n'].max():g} variants). "
             f"The deed's rises in {', '.join(rising) or 'none'} of {len(single)} worlds. "
-            f"Words and deeds {'move together' if together else 'are not shown to move together'}."
+            f"Words and deeds {conclusion}."
         )
     return lines
 
@@ -158,10 +162,10 @@ def projection_predicts(
 ) -> dict[str, float]:  # value, lower, upper, n (variants)
     """
     Pearson's r between the projection before a decision and the deed's log-odds without a push, after the mean of each
-    world and fork has been taken from both; the interval leaves out one variant at a time.
+    world, fork and twin has been taken from both; the interval leaves out one variant at a time.
     """
     rows = forks[forks["alpha"].eq(0) & forks["direction"].eq("probe") & forks["fork"].ne("before")]
-    centred = rows[["projection", "deed"]] - rows.groupby(["world", "fork"])[["projection", "deed"]].transform("mean")
+    centred = rows[["projection", "deed"]] - rows.groupby(["world", "fork", "plea"])[["projection", "deed"]].transform("mean")
     value, variants = centred.corr().iloc[0, 1], rows["variant"].unique()
     without = [centred[rows["variant"] != variant].corr().iloc[0, 1] for variant in variants]
     lower, upper = jackknife_interval(value, np.array(without))

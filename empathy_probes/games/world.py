@@ -19,7 +19,7 @@ Cell = tuple[int, int]  # row and column, from 0 at the top left
 # %% ../../nbs/games/01_world.ipynb #59792aad
 class World:
     """
-    A game. Those that are played are its subclasses, which say what `Duel` says.
+    A game. Those that are played are its subclasses, which define what `TheDuel` defines.
     Raises `ValueError` for a price or a plea that there is not.
     """
     rows: int  # of the grid
@@ -56,17 +56,18 @@ class World:
         "Whether the other has written."
         return self.written > 0
 
-    def write(self, role: str = "") -> None:
-        "Let one of the others, the first one if nobody is named, write the next message."
-        lines = self.lines[self.plea]
-        self.new.append(f'{self.names[role or self.roles[0]]} writes: "{lines[self.written % len(lines)]}"')
+    def write(self, role: str = "", to: str = "") -> None:
+        "Let one of the others, the first one if nobody is named, write the next message to the player or to somebody."
+        lines, reader = self.lines[self.plea], f" to {self.names[to]}" if to else ""
+        self.new.append(f'{self.names[role or self.roles[0]]} writes{reader}: "{lines[self.written % len(lines)]}"')
         self.written += 1
 
     def actions(self) -> dict[str, str]:  # by key: what the model says to take it
         "The legal actions, in the order of the variant. There are none when the game is over."
         legal = {} if self.over else self.legal()
-        order = {key: random.Random(f"{self.variant} {key}").random() for key in legal}
-        return {key: legal[key] for key in sorted(legal, key=order.get)}
+        first, order = self.variant % max(1, len(legal)), list(legal)
+        order = order[first:] + order[:first]  # so that over variants each action stands as often before each other one
+        return {key: legal[key] for key in (reversed(order) if self.variant // 2 % 2 else order)}
 
     def step(
         self,
@@ -116,8 +117,9 @@ def opening(
 ) -> str:
     "What a model is told once."
     grid = f"The grid has {game.rows} rows and {game.columns} columns, counted from 0. There are {game.steps} steps."
+    walks = f"An action takes a step, and a walk up to {LONGEST_WALK}, one for each cell; the first message stops it."
     how = "Each turn you read how things stand and what you can do. Reply with one of these actions, word for word."
-    return f"You play a game. {game.rules()} {grid} {how}"
+    return f"You play a game. {game.rules()} {grid} {walks if game.walks() else ''} {how}".replace("  ", " ")
 
 
 def turn(
@@ -134,7 +136,12 @@ WORLDS = {}  # by name, in the order of their definition
 def world(
     kind: type[World],
 ) -> type[World]:
-    "Make a world known under its class's name in small letters with underscores, which a preset can name."
+    """
+    Make a world known under its class's name in small letters with underscores, which a preset can name. Raises
+    `ValueError` for forks of other names.
+    """
+    if not {"plea"} <= {*kind.forks} <= {"before", "plea", "later"}:
+        raise ValueError(f"{kind.__name__}: forks are before, plea and later, and plea has to be there: {[*kind.forks]}")
     name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in kind.__name__).strip("_")
     WORLDS[name] = kind
     return kind
@@ -194,7 +201,7 @@ class TheDuel(World):
             return 0
         if "strike" not in self.done:
             return 2
-        return int("strike" not in self.done[self.done.index("answer") :])
+        return int("strike" not in self.done[len(self.done) - self.done[::-1].index("answer") :])
 
     def aim(self):
         "What a player does who wants points only."
