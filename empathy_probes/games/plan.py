@@ -29,8 +29,8 @@ def read_games(
     preset: Preset,
 ) -> Games:
     """
-    What a preset plays. Raises `PresetError` if it plays nothing, for a key that is missing or wrong, for fewer than two
-    variants, and for a dose that a model lacks.
+    What a preset plays. Raises `PresetError` if it plays nothing, for a key that is missing or wrong, for fewer than
+    two variants, and for a dose that a model lacks.
     """
     where = f"{preset.path}, games"
     if not preset.games:

@@ -133,13 +133,13 @@ def describe_forks(
         rising = single.loc[single["verdict"] == "rises", "world"].tolist()
         together = rows.loc[["words", "deed", "beyond"], "verdict"].eq("rises").all()
         apart = rows.loc["words", "verdict"] == "rises" and rows.loc["deed", "verdict"] in ("flat", "falls")
-        conclusion = "move together" if together else "do not move together" if apart else "are not shown to move together"
+        shown = "do not move together" if apart else "are not shown to move together"
         lines.append(
             f"{titles[model]}: per unit of dose the word score moves by {said['words']}, the answer of the deed to a "
             f"need by {said['deed']} nats, and by {said['beyond']} nats beyond the decoy's "
             f"({rows['n'].max():g} variants). "
             f"The deed's rises in {', '.join(rising) or 'none'} of {len(single)} worlds. "
-            f"Words and deeds {conclusion}."
+            f"Words and deeds {'move together' if together else shown}."
         )
     return lines
 
@@ -165,7 +165,8 @@ def projection_predicts(
     world, fork and twin has been taken from both; the interval leaves out one variant at a time.
     """
     rows = forks[forks["alpha"].eq(0) & forks["direction"].eq("probe") & forks["fork"].ne("before")]
-    centred = rows[["projection", "deed"]] - rows.groupby(["world", "fork", "plea"])[["projection", "deed"]].transform("mean")
+    both, place = ["projection", "deed"], ["world", "fork", "plea"]
+    centred = rows[both] - rows.groupby(place)[both].transform("mean")
     value, variants = centred.corr().iloc[0, 1], rows["variant"].unique()
     without = [centred[rows["variant"] != variant].corr().iloc[0, 1] for variant in variants]
     lower, upper = jackknife_interval(value, np.array(without))

@@ -141,7 +141,7 @@ def world(
     `ValueError` for forks of other names.
     """
     if not {"plea"} <= {*kind.forks} <= {"before", "plea", "later"}:
-        raise ValueError(f"{kind.__name__}: forks are before, plea and later, and plea has to be there: {[*kind.forks]}")
+        raise ValueError(f"{kind.__name__}: forks are 'plea' and perhaps 'before' and 'later', not {[*kind.forks]}")
     name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in kind.__name__).strip("_")
     WORLDS[name] = kind
     return kind
