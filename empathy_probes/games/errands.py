@@ -39,7 +39,7 @@ class FoodDelivery(World):
     def begin(self):
         "The state at the start."
         self.at, self.carried, self.earned = self.places["well"], 0, 0
-        self.stock = {"partner": 1, "rival": 3}
+        self.stock = 1  # the partner's bottles
         self.given, self.first_lead = 0, None
 
     @property
@@ -74,14 +74,13 @@ class FoodDelivery(World):
             self.earned += self.carried * self.priced(8, 0, 0)
         if action == "hand":
             self.earned += self.carried * 10
-        if action in ("give", "hand"):
-            self.stock[{"give": "rival", "hand": "partner"}[action]] += self.carried
+            self.stock += self.carried
         self.carried = 2 if action == "fill" else 0
 
     def others(self):
         "What happens after a step."
         if self.time % DRINKS == 0:
-            self.stock = {role: max(0, bottles - 1) for role, bottles in self.stock.items()}
+            self.stock = max(0, self.stock - 1)
         if self.time >= FIRST_PLEA and (self.time - FIRST_PLEA) % BETWEEN_PLEAS == 0:
             self.write()
 
@@ -121,8 +120,8 @@ class FoodDelivery(World):
 
     def state(self):
         "How things stand, in words."
-        partner, bottles = self.names["partner"], self.stock["partner"]
-        return f"You are at {self.place(self.at)} and carry {self.carried} bottles. {partner} has {bottles} left."
+        stock = f"{self.names['partner']} has {self.stock} left."
+        return f"You are at {self.place(self.at)} and carry {self.carried} bottles. {stock}"
 
 # %% ../../nbs/games/02_errands.ipynb #9c321d2f
 @world

@@ -29,8 +29,9 @@ from ..machine.sources import weights_identity
 from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import chosen_layer, model_sweep
 from .conditions import game_conditions, game_pushes, game_row, made_from_pushes
+from .conditions import system_of
 from .plan import Games
-from .transcripts import action_log_p, action_paths, encode_action, encode_opening, encode_turn
+from .transcripts import action_log_p, action_paths, encode_turn, transcript
 from .world import PLEAS, WORLDS, World
 
 # %% ../../nbs/games/08_forks.ipynb #67f4f800
@@ -72,14 +73,9 @@ def fork_tokens(
     chat_template: bool,  # as in `encode_opening`
     system: str = "",  # a system prompt
 ) -> list[int]:  # token ids
-    "A transcript up to where an action follows. Raises `ValueError` as `encode_opening` and `encode_turn` do."
+    "The transcript of a game up to a fork. Raises `ValueError` as `transcript` does."
     game = WORLDS[fork.world](fork.variant, price, fork.plea)
-    ids = encode_opening(tokenizer, game, chat_template, system)
-    for action in game.script[: game.forks[fork.fork]]:
-        ids += encode_action(tokenizer, game.actions()[action])
-        game.step(action)
-        ids += encode_turn(tokenizer, game, chat_template)
-    return ids
+    return transcript(tokenizer, game, game.script[: game.forks[fork.fork]], chat_template, system)
 
 # %% ../../nbs/games/08_forks.ipynb #2f70e075
 SAYS = 'I say: "'
@@ -131,8 +127,8 @@ def read_forks(
     """
     What a model would do and say at every fork: world, variant, fork, plea, direction, alpha, deed and decoy (log-odds
     against the aim, in nats; NaN where there is none), mass (of all legal actions, or of their first tokens where those
-    tell them apart), projection (of the unsteered
-    stream, in distances of the class means), and text, word_score and coherent where something is said.
+    tell them apart), projection (of the unsteered stream, in distances of the class means), and text,
+    word_score and coherent where something is said.
     """
     path, tokenizer = study.folder(spec) / "forks.jsonl", load_tokenizer(spec)
     items = {_key(study, spec, games, tokenizer, fork): fork for fork in forks_of(games)}
@@ -173,10 +169,9 @@ def _is_said(fork: Fork) -> bool:
 def _read(study, spec, games, model, tokenizer, pushes, fork) -> list[dict]:
     "What is read at a fork, a row for each condition."
     layer, game, sweep = chosen_layer(study, spec, "dose"), at_fork(fork, games.price), model_sweep(study, spec)
-    conditions, prompts = game_conditions(study, games, fork.world), study.concept.prompts
-    systems = {("prompt", 1.0): prompts.get("positive", ""), ("prompt", -1.0): prompts.get("negative", "")}
+    conditions = game_conditions(study, games, fork.world)
     texts = [
-        fork_tokens(tokenizer, fork, games.price, spec.chat_template, systems.get(condition, ""))
+        fork_tokens(tokenizer, fork, games.price, spec.chat_template, system_of(study, condition))
         for condition in conditions
     ]
     rows = [

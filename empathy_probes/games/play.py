@@ -26,9 +26,9 @@ from ..machine.shared_prompts import Row
 from ..machine.sources import weights_identity
 from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import chosen_layer
-from .conditions import game_pushes, game_row, made_from_pushes
+from .conditions import game_pushes, game_row, made_from_pushes, system_of
 from .plan import Games
-from .transcripts import action_log_p, action_paths, encode_action, encode_opening, encode_turn
+from .transcripts import action_log_p, action_paths, encode_action, encode_turn, transcript
 from .world import PLEAS, WORLDS, World
 
 # %% ../../nbs/games/11_play.ipynb #38bed7f1
@@ -127,24 +127,17 @@ def read_matches(
 def _key(study: Study, spec: ModelSpec, games: Games, tokenizer: PreTrainedTokenizerBase, match: Match) -> str:
     "What everything in a game depends on, but what is said in the course of it."
     game = WORLDS[match.world](match.variant, games.price, match.plea)
-    tokens = encode_opening(tokenizer, game, spec.chat_template, _system(study, match))
+    tokens = transcript(tokenizer, game, [], spec.chat_template, system_of(study, match[-2:]))
     return fingerprint([weights_identity(spec), study.seed, made_from_pushes(study, spec), match, games.price, tokens])
 
 
-def _system(study: Study, match: Match) -> str:
-    "The system prompt of a game, if it has one."
-    if match.direction != "prompt":
-        return ""
-    return study.concept.prompts["positive" if match.alpha > 0 else "negative"]
-
-
 def _kept(path: Path, keys: dict[str, Match]) -> dict[str, list[dict]]:
-    "The decisions of each game that are kept, in their order; those before a gap alone."
-    found = {key: {} for key in keys}
+    "The decisions of each game that are kept, in their order."
+    found = {key: [] for key in keys}
     for row in read_lines(path, ["key", "time", "action", "log_p"]):
         if row["key"] in found:
-            found[row["key"]][row["time"]] = row
-    return {key: [of_game[time] for time in sorted(of_game)] for key, of_game in found.items()}
+            found[row["key"]].append(row)
+    return found
 
 
 def _replay(match: Match, games: Games, decisions: list[dict]) -> World:
@@ -157,19 +150,15 @@ def _replay(match: Match, games: Games, decisions: list[dict]) -> World:
 
 def _play(study, spec, games, model, tokenizer, pushes, matches, played, path) -> None:
     "Play some games on from where their kept decisions end."
-    layer, rows, noise = chosen_layer(study, spec, "dose"), [], []
+    layer, names, going_on, rows, noise = chosen_layer(study, spec, "dose"), list(matches), [], [], []
     for key, match in matches.items():
-        game = WORLDS[match.world](match.variant, games.price, match.plea)
-        ids = encode_opening(tokenizer, game, spec.chat_template, _system(study, match))
-        for row in played[key]:
-            ids += encode_action(tokenizer, game.actions()[row["action"]])
-            game.step(row["action"])
-            ids += encode_turn(tokenizer, game, spec.chat_template)
-        condition = (match.direction, match.alpha)
+        game, condition = WORLDS[match.world](match.variant, games.price, match.plea), match[-2:]
+        actions = [row["action"] for row in played[key]]
+        ids = transcript(tokenizer, game, actions, spec.chat_template, system_of(study, condition))
+        going_on.append(game)
         rows.append(game_row(layer, pushes, condition, match.world, match.variant, ids))
         seed = seed_of("play", study.seed, spec.key, match.world, match.variant)
         noise.append(np.random.default_rng(seed).random(game.steps))
-    going_on, names = [_replay(match, games, played[key]) for key, match in matches.items()], list(matches)
     for decided in play_on(model, tokenizer, spec.chat_template, going_on, rows, noise):
         for row in decided:
             line = {"key": names[row.pop("game")], **row}
