@@ -63,6 +63,8 @@ def test_rows_with_nothing_in_common_share_a_batch(model):
     read(batch, given, [[10, 11]] * 5)  # and the branch left the batch as it was
     cut = batch.branch([3], [len(PROMPT) + 1])
     read(cut, [given[3][: len(PROMPT) + 1]], [[12]])
+    inside = batch.branch([3, 0], [3, len(PROMPT) - 4])  # back into the prompts
+    read(inside, [given[3][:3], given[0][: len(PROMPT) - 4]], [[12], [13, 14]])
 
 
 def test_blocks_below_a_push_read_a_prompt_once(model):
@@ -109,5 +111,3 @@ def test_nothing_holds_on_to_a_batch_or_its_model():
 def test_what_cannot_be_a_batch_says_so(llama):
     with pytest.raises(ValueError, match="no rows to start with"):
         start(llama, [])
-    with pytest.raises(ValueError, match="cannot keep fewer tokens than its prompt"):
-        start(llama, [Row(PROMPT)]).branch([0], [3])

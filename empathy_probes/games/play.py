@@ -128,7 +128,8 @@ def _key(study: Study, spec: ModelSpec, games: Games, tokenizer: PreTrainedToken
     "What everything in a game depends on, but what is said in the course of it."
     game = WORLDS[match.world](match.variant, games.price, match.plea)
     tokens = transcript(tokenizer, game, [], spec.chat_template, system_of(study, match[-2:]))
-    return fingerprint([weights_identity(spec), study.seed, made_from_pushes(study, spec), match, games.price, tokens])
+    pushes = made_from_pushes(study, spec, games)
+    return fingerprint([weights_identity(spec), study.seed, pushes, match, games.price, tokens])
 
 
 def _kept(path: Path, keys: dict[str, Match]) -> dict[str, list[dict]]:

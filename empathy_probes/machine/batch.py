@@ -195,15 +195,11 @@ class Batch:
         positions: list[int] | None = None,  # how many tokens each keeps, its prompt included; all if not given
         room: int = 0,  # how many tokens behind those a row will have
     ) -> "Batch":
-        """
-        A batch that goes on from some rows of this one. Their own tokens are copied, prompts are not.
-        Raises `ValueError` if a row would keep less than its prompt.
-        """
-        lengths = [self.lengths[row] for row in rows]
+        "A batch that goes on from some rows of this one. Their own tokens are copied, prompts are not."
+        prompt_lengths, lengths = [self.prompt_lengths[row] for row in rows], [self.lengths[row] for row in rows]
         if positions is not None:
-            lengths = [kept - self.prompt_lengths[row] for row, kept in zip(rows, positions)]
-            if min(lengths) < 0:
-                raise ValueError("a row cannot keep fewer tokens than its prompt has without the last one")
+            prompt_lengths = [min(both) for both in zip(prompt_lengths, positions)]
+            lengths = [kept - of_prompt for kept, of_prompt in zip(positions, prompt_lengths)]
         used, own = max(lengths), []
         for blocks, *kept in self.own:
             copies = []
@@ -214,7 +210,7 @@ class Batch:
             own.append((blocks, *copies))
         chosen = {id(owners): [owners[row] for row in rows] for owners in self.owners}
         owners, some = [chosen[id(owners)] for owners in self.owners], [self.rows[row] for row in rows]
-        return Batch(self.model, some, [self.prompt_lengths[row] for row in rows], self.prompts, owners, lengths, own)
+        return Batch(self.model, some, prompt_lengths, self.prompts, owners, lengths, own)
 
     @torch.inference_mode()
     def swap(
