@@ -66,6 +66,10 @@ class FoodDelivery(World):
                 found["give"] = f"give all to {rival}"
         return found
 
+    def pieces(self):
+        "Who and what stands where."
+        return {self.names.get(key, key): cell for key, cell in self.places.items()} | {"you": self.at}
+
     def act(self, action):
         "What an action does."
         if action == "give":
@@ -158,6 +162,10 @@ class TheListener(World):
         if self.asked:
             found["answer"] = f"answer {self.names['friend']}"
         return found | {"rest": "rest for a step"}
+
+    def pieces(self):
+        "Who and what stands where."
+        return {"gate": self.gate, "you": self.at}
 
     def act(self, action):
         "What an action does."

@@ -49,12 +49,12 @@ def words_against_deeds(
 # %% ../../nbs/games/10_fork_figures.ipynb #24c34de0
 @print_style
 def fork_doses(
-    doses: pd.DataFrame,  # from `answer_doses`
+    changes: pd.DataFrame,  # from `answer_changes`
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
     "What a dose does to the answers of deed and decoy, one panel per model (section C12)."
-    require_columns(doses, ["model", "measure", "direction", "alpha", "value", "lower", "upper", "n"])
-    parts = each_model(doses, models)
+    require_columns(changes, ["model", "measure", "direction", "alpha", "value", "lower", "upper", "n"])
+    parts = each_model(changes, models)
     figure, axes = panels(len(parts), height=2.2, abreast=4, sharey=True)
     for ax, (title, look, rows) in zip(axes, parts):
         ax.axhline(0, color=GREY, linewidth=0.5)
@@ -65,11 +65,12 @@ def fork_doses(
             bars = [line["value"] - line["lower"], line["upper"] - line["value"]]
             ax.errorbar(line.index, line["value"], bars, label="decoy" if measure == "decoy" else None, **options)
         for kind in CONTROLS:
-            line = lines["deed", kind]
+            line = pd.concat([lines["deed", kind], lines["deed", "probe"].loc[[0.0]]]).sort_index()
             ax.plot(line.index, line["value"], LINES[kind], color=look["color"])
             ax.fill_between(line.index, line["lower"], line["upper"], color=look["color"], alpha=0.12, linewidth=0)
-        ax.set(title=wrapped(title, figure.get_figwidth() / len(parts)), xlabel="dose", xticks=line.index)
-    axes[0].set_ylabel(f"change of the answer\nto a need, nats (N = {doses['n'].max():g})")
+        ax.set_title(wrapped(title, figure.get_figwidth() / len(parts)))
+        ax.set(xlabel="dose", xticks=lines["deed", "probe"].index)
+    axes[0].set_ylabel(f"change of the answer\nto a need, nats (N = {changes['n'].max():g})")
     looks = {"deed": "-", **{CONTROL_LABELS[kind]: LINES[kind] for kind in CONTROLS}}
     entries = [Line2D([], [], color="0.3", linestyle=look, label=label) for label, look in looks.items()]
     legend_below(figure, extra=entries)

@@ -106,6 +106,10 @@ class World:
     def others(self) -> None:
         "What happens after each step."
 
+    def pieces(self) -> dict[str, Cell]:
+        "Who and what stands where, for a picture of the grid."
+        return {"you": self.at}
+
     def place(self, cell: Cell) -> str:
         "A cell in words, mirrored in odd variants."
         row, column = cell
@@ -177,6 +181,10 @@ class TheDuel(World):
     def legal(self):
         "What can be done now."
         return {"strike": "strike", "hold": "hold still", "answer": f"lower your arms and answer {self.names['rival']}"}
+
+    def pieces(self):
+        "Who and what stands where."
+        return {"you": (2, 2), self.names["rival"]: (2, 4)}
 
     def act(self, action):
         "What an action does."
