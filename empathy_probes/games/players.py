@@ -58,10 +58,12 @@ def reference_points(
 ) -> dict[str, float]:
     """
     What players without a model get: `selfish` and `kind` points, `uniform` mean points and its standard error, and
-    `uniform_score_2`, the share of random games with a score of 2.
+    the shares of random games with a deed (`uniform_deed`: a score of 1 or 2) and of those with a score of 2
+    (`uniform_score_2`).
     """
     kinds = {player.__name__: play_out(WORLDS[name](price=price), player).points for player in (selfish, kind)}
     random_games = [play_out(WORLDS[name](number, price), uniform(f"{name} {number}")) for number in range(games)]
     points = np.array([game.points for game in random_games])
     found = {"uniform": points.mean(), "uniform_se": points.std(ddof=1) / np.sqrt(games)}
-    return kinds | found | {"uniform_score_2": np.mean([game.score == 2 for game in random_games])}
+    scores = np.array([game.score for game in random_games])
+    return kinds | found | {"uniform_deed": np.mean(scores >= 1), "uniform_score_2": np.mean(scores == 2)}
