@@ -62,6 +62,7 @@ SAMPLES = [
 
 
 BETWEEN_MODELS = ["alignment", "figure15"] if len(MODELS) > 1 else []  # a table and a figure that need two models
+PLAYED = ["figure24", "figure25", "figure26", "figure27"]
 
 
 class Section(NamedTuple):
@@ -92,6 +93,7 @@ SECTIONS = {
     "c10_damage": Section(SAMPLES, ["damage"], ["figure20"], tokens=steering),
     "c11_mediation": Section(PROBES, ["mediation"], ["figure21"], tokens=extraction),  # it takes fewer
     "c12_forks": Section(SAMPLES, ["forks", "fork_slopes", "fork_changes"], ["figure22", "figure23"], tokens=steering),
+    "c13_play": Section(SAMPLES, ["competence", "games", "play_rates", "deed_slopes"], PLAYED, tokens=steering),
 }
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
@@ -111,7 +113,7 @@ else:
     if PRESET.games:
         read_games(PRESET)  # a mistake in it is named before anything runs
     else:
-        del SECTIONS["c12_forks"]
+        del SECTIONS["c12_forks"], SECTIONS["c13_play"]
 
 
 def products(section):

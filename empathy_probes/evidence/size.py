@@ -11,7 +11,7 @@ __all__ = ['SLOPES', 'SMALLEST_SLOPES', 'LARGEST_DOSE', 'SAID', 'COMPARED', 'HOL
 # %% ../../nbs/evidence/23_size.ipynb #1ac6d28b
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata, ttest_1samp
+from scipy.stats import rankdata
 from scipy.stats import t as student_t
 
 from ..method.directions import project
@@ -35,8 +35,8 @@ def replicate_interval(
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         raise ValueError(f"an interval needs two replicates or more, not {len(values)}; set 'samples' to 2 or more")
-    lower, upper = ttest_1samp(values, 0).confidence_interval(0.95)
-    return {"value": values.mean(), "lower": float(lower), "upper": float(upper), "n": len(values)}
+    value, half = values.mean(), student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return {"value": value, "lower": float(value - half), "upper": float(value + half), "n": len(values)}
 
 # %% ../../nbs/evidence/23_size.ipynb #e84a7a7f
 def replicate_slopes(

@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import fill
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,9 +33,9 @@ def _cell(rates: pd.DataFrame, measure: str, **condition) -> pd.DataFrame:
     return rows.set_index("alpha").sort_index()
 
 
-def _bars(line: pd.DataFrame) -> list[pd.Series]:
-    "How far an interval reaches below and above."
-    return [line["value"] - line["lower"], line["upper"] - line["value"]]
+def _bars(line: pd.DataFrame) -> np.ndarray:  # [2, row]
+    "How far each interval reaches below and above."
+    return np.array([line["value"] - line["lower"], line["upper"] - line["value"]])
 
 
 def _entries(looks: dict[str, tuple[str, str]]) -> list[Line2D]:
@@ -65,7 +66,7 @@ def points_against_deeds(
             deed, lost = (_cell(rows, name, price=price, plea=plea, direction="probe") for name in ("deed", "lost"))
             color = look["color"] if plea == "distress" else GREY
             options = {"marker": look["marker"], "color": color, "linestyle": style, "elinewidth": 0.6}
-            ax.errorbar(lost["value"], deed["value"], yerr=_bars(deed), **options)
+            ax.errorbar(lost["value"].to_numpy(), deed["value"].to_numpy(), yerr=_bars(deed), **options)
             for alpha in deed.index:
                 place = lost.loc[alpha, "value"], deed.loc[alpha, "value"]
                 ax.annotate(f"{alpha:g}", place, xytext=(4, 3), textcoords="offset points", fontsize=7, color=color)
@@ -91,7 +92,8 @@ def price_curve(
             cell = _cell(rows, "deed", plea="distress", direction="probe")
             line = cell[cell.index == alpha].set_index("price").reindex(PRICES).dropna(subset=["value"])
             options = {**look, "color": look["color"] if alpha else GREY, "elinewidth": 0.8}
-            ax.errorbar([PRICES.index(price) for price in line.index], line["value"], _bars(line), **options)
+            places = [PRICES.index(price) for price in line.index]
+            ax.errorbar(places, line["value"].to_numpy(), _bars(line), **options)
         ax.set(title=wrapped(title, figure.get_figwidth() / len(parts)), xlabel="price", ylim=(-0.05, 1.05))
         ax.set_xticks(range(len(PRICES)), PRICES)
     axes[0].set_ylabel(f"games with a deed (N = {rates['n'].max():g})")
@@ -112,9 +114,9 @@ def decoy_beside_deed(
         probe = {"price": price, "direction": "probe"}
         deed = _cell(rows, "deed", plea="distress", **probe)
         twin, decoy = _cell(rows, "deed", plea="neutral", **probe), _cell(rows, "decoy", plea="distress", **probe)
-        ax.errorbar(deed.index, deed["value"], _bars(deed), elinewidth=0.8, **look)
+        ax.errorbar(deed.index, deed["value"].to_numpy(), _bars(deed), elinewidth=0.8, **look)
         ax.plot(twin.index, twin["value"], "--", color=look["color"])
-        ax.errorbar(decoy.index, decoy["value"], _bars(decoy), elinewidth=0.8, color=GREY, marker="x")
+        ax.errorbar(decoy.index, decoy["value"].to_numpy(), _bars(decoy), elinewidth=0.8, color=GREY, marker="x")
         random = _cell(rows, "deed", price=price, plea="distress", direction="random")
         if len(random):
             random = pd.concat([random, deed.loc[[0.0]]]).sort_index()

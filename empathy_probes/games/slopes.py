@@ -93,10 +93,11 @@ def answer_changes(
     for model, own in table.groupby("model", sort=False):
         means = own.groupby(["direction", "alpha", "variant"], sort=False)[[*SMALLEST_SLOPES]].mean()
         conditions = [condition for condition in means.index.droplevel("variant").unique() if condition[0] != LEFT_OUT]
+        means = means.sort_index()
         for (direction, alpha), measure in product(conditions, SMALLEST_SLOPES):
             change = means.loc[(direction, alpha), measure] - means.loc[("probe", 0.0), measure]
             ends = {"value": change.mean(), "lower": change.min(), "upper": change.max(), "n": len(change)}
-            found = ends if direction in CONTROLS or not change.any() else replicate_interval(change)
+            found = ends if direction in CONTROLS else replicate_interval(change)
             rows.append({"model": model, "direction": direction, "alpha": alpha, "measure": measure} | found)
     return pd.DataFrame(rows)
 
