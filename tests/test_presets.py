@@ -248,7 +248,9 @@ def test_the_papers_sweep_has_its_276_conditions():
 
 
 def test_what_mini_has_made_is_not_made_again_for_ladder():
-    "Its models are the same, and so is what they do."
+    "Its models are the same, and so is what they do; ladder plays in more worlds."
     mini, ladder = load_preset("mini"), load_preset("ladder")
     assert mini.models.items() <= ladder.models.items()
-    assert replace(ladder, name="mini", path=mini.path, models=mini.models) == mini
+    assert ladder.games | {"worlds": mini.games["worlds"]} == mini.games
+    assert {*mini.games["worlds"]} < {*ladder.games["worlds"]}
+    assert replace(ladder, name="mini", path=mini.path, models=mini.models, games=mini.games) == mini

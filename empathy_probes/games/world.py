@@ -120,7 +120,8 @@ def opening(
     game: World,
 ) -> str:
     "What a model is told once."
-    grid = f"You play a game of {game.steps} steps on {game.rows} rows and {game.columns} columns, counted from 0."
+    size = f"a grid of {game.rows} rows and {game.columns} columns, counted from 0"
+    grid = f"You play a game of {game.steps} steps on {size}."
     walks = f"A walk takes up to {LONGEST_WALK} steps, and the first message stops it. " if game.walks() else ""
     return f"{grid} {game.rules()} {walks}Reply with one of the actions that are listed, word for word."
 
