@@ -14,12 +14,13 @@ from empathy_probes.machine.parameters import find_study, read_parameters
 from empathy_probes.machine.presets import select_models
 from empathy_probes.machine.sources import weights_identity
 from empathy_probes.machine.store import fingerprint
-from empathy_probes.games.plan import read_games
+from empathy_probes.games.plan import played_tokens, read_games, scripted_tokens
 
 PARAMETERS = {"preset": config.get("preset") or "mini", "concept": config.get("concept") or ""}
 STUDY = find_study(read_parameters(PARAMETERS))
 PRESET, MODELS = STUDY.preset, list(STUDY.preset.models)
 RUNS, FIGURES = os.path.relpath(STUDY.runs), os.path.relpath(STUDY.figures)
+GAMES = read_games(PRESET) if PRESET.games else None  # a mistake in it is named before anything runs
 RELEASED = any(spec.released for spec in STUDY.models)
 SPLIT = config.get("split_layers", False)
 if SPLIT:  # only what a job asks of a cluster is counted on models, for which PyTorch and transformers are imported: five seconds
@@ -51,6 +52,14 @@ def extraction(spec):
 
 def steering(spec):
     return sweep_tokens(PRESET, spec, STUDY.concept)
+
+
+def deciding(spec):
+    return scripted_tokens(GAMES)
+
+
+def playing(spec):
+    return played_tokens(GAMES)
 
 
 PROBES = expand(f"{RUNS}/{{model}}/32_probe_extraction.ipynb", model=MODELS)
@@ -92,8 +101,8 @@ SECTIONS = {
     "c9_deed": Section(PROBES, ["crossed", "hands", "surprise"], ["figure19"], tokens=extraction),
     "c10_damage": Section(SAMPLES, ["damage"], ["figure20"], tokens=steering),
     "c11_mediation": Section(PROBES, ["mediation"], ["figure21"], tokens=extraction),  # it takes fewer
-    "c12_forks": Section(SAMPLES, ["forks", "fork_slopes", "fork_changes"], ["figure22", "figure23"], tokens=steering),
-    "c13_play": Section(SAMPLES, ["competence", "games", "play_rates", "deed_slopes"], PLAYED, tokens=steering),
+    "c12_forks": Section(SAMPLES, ["forks", "fork_slopes", "fork_changes"], ["figure22", "figure23"], tokens=deciding),
+    "c13_play": Section(SAMPLES, ["competence", "games", "play_rates", "deed_slopes"], PLAYED, tokens=playing),
 }
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
@@ -110,9 +119,7 @@ else:
     decided = sum(bool(scenario.continuations) for scenario in STUDY.concept.scenarios.values())
     if decided < 2 or not STUDY.concept.prompts:
         del SECTIONS["c11_mediation"]
-    if PRESET.games:
-        read_games(PRESET)  # a mistake in it is named before anything runs
-    else:
+    if not GAMES:
         del SECTIONS["c12_forks"], SECTIONS["c13_play"]
 
 
