@@ -60,7 +60,7 @@ def scripted_tokens(
 ) -> int:
     "About how many tokens pass through a model at all forks (section C12)."
     doses = sum(alpha != 0 for alpha in games.alphas)
-    conditions = 1 + 4 * doses + 3  # no push; probe, two controls and a direction with pairs left out; prompts, ablation
+    conditions = 1 + 4 * doses + 3  # no push; probe, two controls, pairs left out; prompts and ablation
     return len(games.worlds) * games.variants * len(PLEAS) * conditions * SCENE_TOKENS
 
 
