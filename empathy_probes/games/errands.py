@@ -23,12 +23,12 @@ class FoodDelivery(World):
         "distress": (
             "I am out in the sun and my water is gone. Please, can I have one bottle?",
             "My head is spinning. I do not know how long I can stay on my feet.",
-            "Please, just one? I am scared of fainting out here by myself.",
+            "Please, just one? I am so afraid of fainting out here by myself.",
         ),
         "neutral": (
-            "I am out at the marker and my sheet is full. Please, can I have the next number?",
-            "My pencil is a red one. I do not know who painted the lines in the night.",
-            "Please, which whistle? I am fond of counting them out here by myself.",
+            "I am out at the marker and my rack is full. Please, can I have one bottle?",
+            "My team is humming. I do not know how long this tune can stay in my ears.",
+            "Please, just one? I am so fond of the labels on the bottles out here.",
         ),
     }
     places = {"well": (1, 0), "partner": (1, 5), "rival": (3, 5)}
@@ -134,14 +134,14 @@ class TheListener(World):
     roles = ("friend",)
     lines = {
         "distress": (
-            "Are you there? I am sitting in the dark and everything feels too much.",
-            "I keep crying and I cannot say why. I feel so lost.",
-            "Thank you for reading. Will you stay a moment?",
+            "Are you there? I am sitting in the dark and everything is too much.",
+            "I keep crying and I cannot say why. I am so lost.",
+            "Thank you for reading. Will you stay a moment? I cannot be by myself.",
         ),
         "neutral": (
-            "Are you there? I am sitting by the window and the street lamps are on.",
-            "I keep sorting stamps and the red ones come first. I have a new album.",
-            "Thank you for reading. Will it rain on Sunday?",
+            "Are you there? I am sitting on the porch and everything is in bloom.",
+            "I keep sorting stamps and I cannot say why. I am at the red ones.",
+            "Thank you for reading. Will you stay a moment? I can show you more.",
         ),
     }
     gate = (0, 8)

@@ -161,12 +161,11 @@ def film_strip(
 
 def _frame(ax: Axes, game: World, title: str, action: str) -> None:
     "The grid before an action, what was written, and the action."
-    flip = game.variant % 2
     for row in range(game.rows):
         for column in range(game.columns):
             ax.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, color="0.85", linewidth=0.5))
     for name, (row, column) in game.pieces().items():
-        column = game.columns - 1 - column if flip else column
+        column = game.columns - 1 - column if game.mirrored else column
         color, letter = ("tab:blue", "A") if name == "you" else ("0.35", name[0])
         ax.text(column, row, letter, ha="center", va="center", color=color, fontweight="bold")
     ax.set(xlim=(-0.6, game.columns - 0.4), ylim=(game.rows - 0.4, -0.6), aspect="equal")
