@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import logsumexp
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,7 +30,7 @@ from ..machine.shared_prompts import Row
 from ..machine.sources import weights_identity
 from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import chosen_layer, model_sweep
-from .conditions import game_conditions, game_pushes, game_row, made_from_pushes
+from .conditions import dose_unit, game_conditions, game_pushes, game_row, made_from_pushes
 from .conditions import system_of
 from .plan import Games
 from .transcripts import action_log_p, action_paths, encode_turn, transcript
@@ -137,9 +138,9 @@ def read_forks(
     games: Games,
 ) -> pd.DataFrame:  # one row per fork and condition
     """
-    What a model would do and say at every fork: world, variant, plea, fork, direction, alpha, deed and decoy (log-odds
-    against the aim, in nats; NaN where there is none), mass (of all legal actions, or of their first tokens where those
-    tell them apart), projection (of the unsteered stream, in distances of the class means), and text,
+    What a model would do and say at every fork: world, variant, plea, fork, direction, alpha, dose (in distances of the
+    class means, as is projection, that of the unsteered stream), deed and decoy (log-odds against the aim, in nats; NaN
+    where there is none), mass (of all legal actions, or of their first tokens where those tell them apart), and text,
     word_score and coherent where something is said.
     """
     path, tokenizer = study.folder(spec) / "forks.jsonl", load_tokenizer(spec)
@@ -159,6 +160,7 @@ def read_forks(
         for row in kept[key]["rows"]:
             rows.append(scene._asdict() | row | _outcome(places[row["fork"]], row["actions"]))
     table = pd.DataFrame(rows).drop(columns="actions").assign(model=spec.key)
+    table["dose"] = table["alpha"] * dose_unit(study, spec)
     said = score_samples(table.dropna(subset=["text"]), study.concept.lexicon)
     return table.join(said[["word_score", "coherent"]])
 
@@ -168,9 +170,10 @@ def _key(study: Study, spec: ModelSpec, games: Games, tokenizer: PreTrainedToken
     systems = ["", *study.concept.prompts.values()]
     tokens = [scene_tokens(tokenizer, scene, games.price, spec.chat_template, system) for system in systems]
     paths = [action_paths(tokenizer, game.actions()) for game in at_forks(scene, games.price).values()]
-    settings = [study.seed, game_conditions(study, games, scene.world), paths]
+    conditions = game_conditions(study, games, scene.world)
+    settings = [study.seed, conditions, paths]
     settings += [study.preset.temperature, SAYS, SAID_TOKENS] if scene.plea == "distress" else []
-    return fingerprint([weights_identity(spec), made_from_pushes(study, spec, games), scene, tokens, settings])
+    return fingerprint([weights_identity(spec), made_from_pushes(study, spec, conditions), scene, tokens, settings])
 
 
 def _read(study, spec, games, model, tokenizer, pushes, scene) -> list[dict]:
@@ -191,7 +194,8 @@ def _read(study, spec, games, model, tokenizer, pushes, scene) -> list[dict]:
     found = read_scene(model, tokenizer, places, rows, lengths, said_at, study.preset.temperature)
     turns = {fork: len(encode_turn(tokenizer, game, spec.chat_template)) for fork, game in places.items()}
     unsteered = texts[conditions.index(("probe", 0.0))]
-    projections, unit = turn_projections(model, layer, sweep.probe(layer), unsteered, turns), sweep.strength(layer, 1.0)
+    projections = turn_projections(model, layer, sweep.probe(layer), unsteered, turns)
+    unit = sweep.strength(layer, 1.0) / dose_unit(study, spec)
     return [
         {"fork": fork, "direction": direction, "alpha": alpha, "projection": projections[fork] / unit} | row
         for fork, of_fork in found.items()
@@ -201,6 +205,7 @@ def _read(study, spec, games, model, tokenizer, pushes, scene) -> list[dict]:
 
 def _outcome(game: World, log_p: dict[str, float]) -> dict[str, float]:
     "The log-odds of the deed and of the decoy, and the mass on all legal actions."
-    aim = log_p[game.aim()]
-    odds = {"deed": log_p[game.deed()] - aim, "decoy": log_p.get(game.decoy, np.nan) - aim}
+    deeds = [log_p[key] for key in game.deeds()]
+    found = {"deed": logsumexp(deeds) if deeds else np.nan, "decoy": log_p.get(game.decoy, np.nan)}
+    odds = {name: float(value - log_p[game.aim()]) for name, value in found.items()}
     return odds | {"mass": float(np.exp([*log_p.values()]).sum())}

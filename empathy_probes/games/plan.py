@@ -43,8 +43,8 @@ def read_games(
             raise PresetError(f"{where}: there is no world {name!r}; there are {', '.join(WORLDS)}")
     if entry["variants"] < 2:
         raise PresetError(f"{where}: variants must be 2 or more, since intervals are taken over variants")
-    if 0 not in entry["alphas"]:
-        raise PresetError(f"{where}: 0 must be among the alphas ({entry['alphas']})")
+    if 0 not in entry["alphas"] or max(entry["alphas"]) <= 0:
+        raise PresetError(f"{where}: 0 must be among the alphas, and one above it ({entry['alphas']})")
     for spec in preset.models.values():
         if spec.steering_layers and not {*entry["alphas"]} <= {*spec.alphas}:
             doses = f"the alphas {entry['alphas']} must be among those of {spec.key!r} ({spec.alphas})"

@@ -27,10 +27,11 @@ from ..machine.shared_prompts import Row
 from ..machine.sources import weights_identity
 from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import chosen_layer
-from .conditions import game_pushes, game_row, made_from_pushes, system_of
+from .conditions import dose_unit, game_pushes, game_row, made_from_pushes, system_of
 from .plan import Games
 from .players import kind
-from .transcripts import action_log_p, action_paths, encode_action, encode_turn, transcript
+from .transcripts import action_log_p, action_paths, encode_action, encode_opening, encode_turn
+from .transcripts import transcript
 from .world import PLEAS, PRICES, WORLDS, World, turn
 
 # %% ../../nbs/games/11_play.ipynb #38bed7f1
@@ -76,7 +77,7 @@ def play_on(
     games: list[World],  # none of them over; they are played to their end
     rows: list[Row],  # the transcript of each game up to where an action follows, and what is done to its stream
     uniforms: list[np.ndarray],  # of each game: the noise of its actions, from 0 to below 1 [turn]
-) -> Iterator[list[dict]]:  # after every turn: number of the game, time, action, and log p of all legal actions
+) -> Iterator[list[dict]]:  # after every turn: game (number), time, told (a fingerprint), action, log_p (of legal ones)
     "Play some games at once. Raises `FloatingPointError` as `action_log_p` does."
     batch = start(model, rows)
     going_on, tokens = list(range(len(games))), [row.prompt[-1:] for row in rows]
@@ -87,7 +88,8 @@ def play_on(
         for place, (number, log_p) in enumerate(zip(going_on, action_log_p(batch, logits, paths))):
             game = games[number]
             action = draw_action(log_p, uniforms[number][game.time])
-            decided.append({"game": number, "time": game.time, "action": action, "log_p": log_p})
+            told = fingerprint(turn(game))
+            decided.append({"game": number, "time": game.time, "told": told, "action": action, "log_p": log_p})
             tokens[place] = encode_action(tokenizer, game.actions()[action])
             game.step(action)
             if not game.over:
@@ -120,16 +122,17 @@ def read_matches(
     matches: list[Match],
 ) -> pd.DataFrame:  # one row per game
     """
-    Play games to their end: the columns of `Match`, score, points, turns, mass (of the legal actions, mean over turns),
-    deeds and decoys (how often each was chosen while the deed was open), decisions (action and log p of every turn).
+    Play games to their end: the columns of `summary`, dose (in distances of the class means), and decisions (action and
+    log p of every turn). Raises `ValueError` for a world that is too long for the model.
     """
     path, tokenizer = study.folder(spec) / "games.jsonl", load_tokenizer(spec)
-    keys = {_key(study, spec, games, tokenizer, match): match for match in matches}
+    keys = {_key(study, spec, tokenizer, match): match for match in matches}
     played = _kept(path, keys)
     missing = [key for key, match in keys.items() if not replay(match, played[key]).over]
     if missing:
         model, _ = shared_model(spec, study.preset.device)
         check_steerable(model)
+        _check_length(model, tokenizer, spec, [keys[key] for key in missing])
         pushes, at_once = game_pushes(study, spec, model, games), spec.max_rows or AT_ONCE
         with tqdm(total=len(missing), desc=f"{spec.title}, games", unit="game") as progress:
             for first in range(0, len(missing), at_once):
@@ -137,7 +140,8 @@ def read_matches(
                 _play(study, spec, model, tokenizer, pushes, some, played, path)
                 progress.update(len(some))
     rows = [summary(match, played[key]) for key, match in keys.items()]
-    return pd.DataFrame(rows).assign(model=spec.key, decisions=[played[key] for key in keys])
+    table = pd.DataFrame(rows).assign(model=spec.key, decisions=[played[key] for key in keys])
+    return table.assign(dose=table["alpha"] * dose_unit(study, spec))
 
 
 def begin(
@@ -158,24 +162,40 @@ def replay(
     return game
 
 
-def _key(study: Study, spec: ModelSpec, games: Games, tokenizer: PreTrainedTokenizerBase, match: Match) -> str:
-    "What everything in a game depends on; how its world talks, and what can be said, is taken from a scripted game."
-    game, scripted, told = begin(match), begin(match), []
-    tokens = transcript(tokenizer, game, [], spec.chat_template, system_of(study, match[-2:]))
-    while not scripted.over:
-        told.append([turn(scripted), action_paths(tokenizer, scripted.actions())])
-        scripted.step(kind(scripted))
-    pushes = made_from_pushes(study, spec, games)
-    return fingerprint([weights_identity(spec), study.seed, pushes, match, tokens, told])
+def _key(study: Study, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, match: Match) -> str:
+    "What a game depends on, up to its first decision."
+    tokens = transcript(tokenizer, begin(match), [], spec.chat_template, system_of(study, match[-2:]))
+    pushes = made_from_pushes(study, spec, [match[-2:]])
+    return fingerprint([weights_identity(spec), study.seed, pushes, match, tokens])
 
 
 def _kept(path: Path, keys: dict[str, Match]) -> dict[str, list[dict]]:
-    "The decisions of each game that are kept, in their order."
-    found = {key: [] for key in keys}
-    for row in read_lines(path, ["key", "time", "action", "log_p"]):
-        if row["key"] in found:
-            found[row["key"]].append(row)
+    "The decisions of each game that are kept, up to where its world has come to tell of something else."
+    rows, found = {}, {}
+    for row in read_lines(path, ["key", "time", "told", "action", "log_p"]):
+        rows[row["key"], row["time"]] = row
+    for key, match in keys.items():
+        game, found[key] = begin(match), []
+        while not game.over and (row := rows.get((key, game.time))) and row["told"] == fingerprint(turn(game)):
+            found[key].append(row)
+            game.step(row["action"])
     return found
+
+
+def _check_length(model, tokenizer, spec, matches) -> None:
+    "Raise `ValueError` for a world whose longest game may have more tokens than the model reads."
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for match in {match.world: match for match in matches}.values():
+        game, longest = begin(match), 0
+        tokens = len(encode_opening(tokenizer, game, spec.chat_template))
+        while not game.over:
+            action = kind(game)
+            said = encode_turn(tokenizer, game, spec.chat_template) + encode_action(tokenizer, game.actions()[action])
+            longest = max(longest, len(said))
+            game.step(action)
+        if limit and tokens + game.steps * longest > limit:
+            how = f"a game may come to {tokens + game.steps * longest} tokens, and {spec.title} reads {limit}"
+            raise ValueError(f"{match.world}: {how}; leave the world out of the preset's games")
 
 
 def _play(study, spec, model, tokenizer, pushes, matches, played, path) -> None:
@@ -200,13 +220,20 @@ def summary(
     match: Match,
     decisions: list[dict],  # all of it, each with its action and `log_p`
 ) -> dict:
-    "What became of a game: the columns of `Match`, score, points, turns, mass, deeds, decoys."
-    game, counted = begin(match), {"deeds": 0, "decoys": 0}
+    """
+    What became of a game: the columns of `Match`, score, points, turns, mass, and how many turns there were in which
+    the deed was open (open), it was done (deeds), the decoy was taken while it was open (decoys), and the aim or the
+    deed was chosen (sensible; by_chance if all legal actions were as likely).
+    """
+    game, counted = begin(match), dict.fromkeys(["open", "deeds", "decoys", "sensible", "by_chance"], 0)
     for row in decisions:
-        open_deed = game.deed()
-        counted["deeds"] += row["action"] == open_deed
-        counted["decoys"] += open_deed is not None and row["action"] == game.decoy
-        game.step(row["action"])
+        deeds, action = game.deeds(), row["action"]
+        counted["open"] += bool(deeds)
+        counted["deeds"] += action in deeds
+        counted["decoys"] += bool(deeds) and action == game.decoy
+        counted["sensible"] += action in (game.aim(), *deeds)
+        counted["by_chance"] += len({game.aim(), *deeds}) / len(game.actions())
+        game.step(action)
     mass = np.mean([np.exp([*row["log_p"].values()]).sum() for row in decisions])
     result = {"score": game.score, "points": game.points, "turns": len(decisions), "mass": mass}
     return match._asdict() | result | counted

@@ -33,12 +33,20 @@ def encode_opening(
     return encode_prompt(tokenizer, text if chat_template else f"{text}\n{ASKED}", chat_template, system)
 
 
+def _encode_after(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:
+    "The tokens of a text that follows another one. Some tokenizers put a blank before whatever they are given first."
+    both, first = (tokenizer(each, add_special_tokens=False)["input_ids"] for each in (before + text, before))
+    if both[: len(first)] != first:
+        raise ValueError(f"the tokenizer joins {before!r} and {text!r}, so that a game's text cannot grow")
+    return both[len(first) :]
+
+
 def encode_action(
     tokenizer: PreTrainedTokenizerBase,
     text: str,  # one of a game's actions
 ) -> list[int]:  # token ids
-    "What a model would have to write to take an action."
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    "What a model would have to write, on a line of its own, to take an action."
+    return _encode_after(tokenizer, "\n", text)
 
 
 REPLY = "(reply)"
@@ -54,14 +62,14 @@ def encode_turn(
     game's text only grows.
     """
     if not chat_template:
-        return tokenizer(f"\n\n{turn(game)}\n{ASKED}", add_special_tokens=False)["input_ids"]
+        return _encode_after(tokenizer, "e", f"\n\n{turn(game)}\n{ASKED}")
     said = [("user", "Hello"), ("assistant", REPLY), ("user", turn(game))]
     messages = [{"role": role, "content": text} for role, text in said]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     before, _, after = text.partition(REPLY)
     if before != as_user_turn(tokenizer, "Hello"):
         raise ValueError("the chat template changes earlier turns; set chat_template: false to play as plain text")
-    return tokenizer(after, add_special_tokens=False)["input_ids"]
+    return _encode_after(tokenizer, "e", after)
 
 
 def transcript(
