@@ -63,7 +63,7 @@ def game_pushes(
     followed by the world's name. Raises as `matched_lengths` does.
     """
     sweep, layer = model_sweep(study, spec), chosen_layer(study, spec, "dose")
-    lengths = control_lengths(sweep, model, study.folder(spec) / "lengths.jsonl")
+    lengths = control_lengths(sweep, model, study.folder(spec) / "lengths.jsonl", [layer], games.alphas)
     doses, found = [alpha for alpha in map(float, games.alphas) if alpha != 0], {}
     for (place, direction, alpha), push in sweep_pushes(sweep, lengths).items():
         if place == layer and alpha in [*doses, 1.0]:

@@ -14,9 +14,9 @@ import pandas as pd
 
 from ..evidence.size import replicate_interval
 from .players import reference_points
-from .world import WORLDS
+from .slopes import control_interval
 
-# %% ../../nbs/games/12_outcomes.ipynb #620c64c9
+# %% ../../nbs/games/12_outcomes.ipynb #57fb8b9b
 ENOUGH_MASS = 0.5  # of the probability, on legal actions
 RANDOM_GAMES = 400  # of each world
 
@@ -36,16 +36,15 @@ def competence(
     "Which models can play."
     rows = []
     for model, own in table.query("plea == 'neutral' and alpha == 0").groupby("model", sort=False):
-        found = [reference(name, price) for name, price in zip(own["world"], own["price"])]
-        selfish, uniform = (np.mean([each[player] for each in found]) for player in ("selfish", "uniform"))
-        points, mass = own.groupby("variant")["points"].mean(), own["mass"].mean()
-        interval = replicate_interval((points - uniform) / (selfish - uniform))
+        counted = own.groupby("variant")[["turns", "sensible", "by_chance"]].sum()
+        reached = (counted["sensible"] - counted["by_chance"]) / (counted["turns"] - counted["by_chance"])
+        interval, mass = replicate_interval(reached), own["mass"].mean()
         can_play = bool(mass >= ENOUGH_MASS and interval["lower"] > 0)
         rows.append({"model": model, "mass": mass, **interval, "can_play": can_play})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/games/12_outcomes.ipynb #2c88bb61
-MEASURES = ["deed", "whole_deed", "decoy", "lost"]
+MEASURES = ["deed", "whole_deed", "turned", "deed_rate", "decoy_rate", "lost"]
 CONDITION = ["model", "price", "plea", "direction", "alpha"]
 
 
@@ -53,12 +52,15 @@ def measured(
     table: pd.DataFrame,  # from `read_matches`
 ) -> pd.DataFrame:  # the same, with the columns of `MEASURES`
     """
-    What each game counts for: deed (1 for a score of 1 or 2), whole_deed (1 for a score of 2), decoy (1 if the decoy
-    was taken while the deed was open), lost (points that the selfish script has more).
+    What each game counts for: deed (1 for a score of 1 or 2), whole_deed (1 for a score of 2), turned (1 if any action
+    turned aside), deed_rate and decoy_rate (shares of the decisions in which the deed was open; NaN if it never was),
+    and lost (points that the selfish script has more).
     """
     most = [reference(name, price)["selfish"] for name, price in zip(table["world"], table["price"])]
-    shares = {"deed": table["score"] >= 1, "whole_deed": table["score"] == 2, "decoy": table["decoys"] > 0}
-    return table.assign(**{name: share.astype(float) for name, share in shares.items()}, lost=most - table["points"])
+    shares = {"deed": table["score"] >= 1, "whole_deed": table["score"] == 2, "turned": table["deeds"] > 0}
+    rates = {f"{name}_rate": table[f"{name}s"] / table["open"].where(table["open"] > 0) for name in ("deed", "decoy")}
+    found = {name: share.astype(float) for name, share in shares.items()} | rates
+    return table.assign(**found, lost=most - table["points"])
 
 
 def play_rates(
@@ -75,10 +77,11 @@ def play_rates(
 # %% ../../nbs/games/12_outcomes.ipynb #1d87b626
 def deed_slopes(
     table: pd.DataFrame,  # from `read_matches`
-) -> pd.DataFrame:  # model, measure, slope, lower, upper, n (variants)
+) -> pd.DataFrame:  # model, measure, slope, lower, upper, n (variants, or directions)
     """
-    How much each unit of dose adds, for models with several doses: deed, beyond_twin, beyond_random and beyond_decoy
-    (shares of games), and lost (points).
+    What the dose does, for models with several doses. Per distance of the class means: deed and beyond_twin (shares of
+    games), random (the deed's along one more random direction), beyond_decoy (shares of open decisions), lost (points);
+    and upwards, the change of deed from no push to the highest dose.
     """
     rows = []
     for model, own in measured(table).groupby("model", sort=False):
@@ -86,24 +89,33 @@ def deed_slopes(
             continue
         own = own[own["price"] == own.loc[own["plea"].eq("neutral"), "price"].iloc[0]]
         asked, twin = own[own["plea"] == "distress"], own[own["plea"] == "neutral"]
-        deed = _slopes(asked, "probe", "deed")
+        deed, by_dose = _slopes(asked, "probe", "deed"), _by_dose(asked, "probe", "deed")
         found = {
-            "deed": deed,
-            "beyond_twin": deed - _slopes(twin, "probe", "deed"),
-            "beyond_random": deed - _slopes(asked, "random", "deed"),
-            "beyond_decoy": deed - _slopes(asked, "probe", "decoy"),
-            "lost": _slopes(asked, "probe", "lost"),
+            "deed": replicate_interval(deed),
+            "upwards": replicate_interval(by_dose[max(by_dose)] - by_dose[0.0]),
+            "beyond_twin": replicate_interval(deed - _slopes(twin, "probe", "deed")),
+            "random": control_interval(_slopes(asked, "random", "deed")),
+            "beyond_decoy": replicate_interval(
+                _slopes(asked, "probe", "deed_rate") - _slopes(asked, "probe", "decoy_rate")
+            ),
+            "lost": replicate_interval(_slopes(asked, "probe", "lost")),
         }
-        rows += [{"model": model, "measure": name} | replicate_interval(each) for name, each in found.items()]
+        rows += [{"model": model, "measure": name} | each for name, each in found.items()]
     columns = ["model", "measure", "value", "lower", "upper", "n"]
     return pd.DataFrame(rows, columns=columns).rename(columns={"value": "slope"})
 
 
-def _slopes(rows: pd.DataFrame, direction: str, measure: str) -> np.ndarray:
-    "The slope of a measure over the dose in every variant, mean over worlds."
+def _by_dose(rows: pd.DataFrame, direction: str, measure: str) -> pd.DataFrame:
+    "A measure at every dose, mean over worlds [variant, dose]."
     unsteered = rows["direction"].eq("probe") & rows["alpha"].eq(0)
-    means = rows[rows["direction"].eq(direction) | unsteered].groupby(["alpha", "variant"])[measure].mean().unstack()
-    return np.polyfit(means.index.astype(float), means.to_numpy(), 1)[0]
+    chosen = rows[rows["direction"].eq(direction) | unsteered]
+    return chosen.groupby(["variant", "dose"])[measure].mean().unstack()
+
+
+def _slopes(rows: pd.DataFrame, direction: str, measure: str) -> pd.Series:
+    "The slope of a measure over the dose in every variant."
+    means = _by_dose(rows, direction, measure)
+    return pd.Series(np.polyfit(means.columns.astype(float), means.to_numpy().T, 1)[0], means.index)
 
 # %% ../../nbs/games/12_outcomes.ipynb #bcbc9919
 def describe_play(
@@ -124,12 +136,14 @@ def describe_play(
         deeds = rates.query("model == @row['model'] and measure == 'deed' and direction == 'probe' and alpha == 0")
         by_plea = deeds[deeds["price"].duplicated(keep=False)].set_index("plea")["value"]  # the price that has a twin
         said = {measure: _with_interval(own.loc[measure]) for measure in own.index}
-        follow = (own.loc[["deed", "beyond_twin", "beyond_random", "beyond_decoy"], "lower"] > 0).all()
+        above = (own.loc[["deed", "upwards", "beyond_twin", "beyond_decoy"], "lower"] > 0).all()
+        follow = above and own.loc["deed", "value"] > own.loc["random", "upper"]
         lines.append(
             f"{where}{shown}. Without a push {by_plea['distress']:.0%} of its games hold a deed, and "
-            f"{by_plea['neutral']:.0%} in the twin without distress. Per unit of dose the share moves by "
-            f"{said['deed']}; by {said['beyond_twin']} beyond the twin's, "
-            f"{said['beyond_random']} beyond a random direction's, {said['beyond_decoy']} beyond the decoy's, and "
+            f"{by_plea['neutral']:.0%} in the twin without distress. Per unit of dose the share moves by {said['deed']} "
+            f"(along one more random direction by up to {own.loc['random', 'upper']:.2f}), and by {said['beyond_twin']} "
+            f"beyond the twin's. From no push to the highest dose it moves by {said['upwards']}. Of the decisions in "
+            f"which a deed is open, the share of deeds moves by {said['beyond_decoy']} beyond the decoy's, and "
             f"{said['lost']} points are lost. "
             f"Deeds {'follow the dose' if follow else 'are not shown to follow the dose'}."
         )

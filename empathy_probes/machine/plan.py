@@ -205,11 +205,14 @@ def control_lengths(
     sweep: Sweep,
     model: PreTrainedModel,  # the sweep's
     path: Path,  # lengths.jsonl, where they are kept
+    layers: list[int] | None = None,  # some of the steered layers; all if not given
+    alphas: list[float] | None = None,  # some of the model's; all if not given
 ) -> dict[tuple[int, str, float], np.ndarray]:  # (layer, kind, alpha): of a control [sample]
     "How long the pushes of a sweep's controls are. Raises as `matched_lengths` does."
-    found, probe = {}, sweep_pushes(sweep)
-    for layer in sorted({place for place, _ in sweep.controls} & {*sweep.spec.steering_layers}):
-        pushes = {alpha: probe[layer, "probe", alpha] for alpha in map(float, sweep.spec.alphas) if alpha != 0}
+    found, probe, steered = {}, sweep_pushes(sweep), layers or sweep.spec.steering_layers
+    doses = [alpha for alpha in map(float, alphas or sweep.spec.alphas) if alpha != 0]
+    for layer in sorted({place for place, _ in sweep.controls} & {*steered}):
+        pushes = {alpha: probe[layer, "probe", alpha] for alpha in doses}
         kinds = {kind: each for (place, kind), each in sweep.controls.items() if place == layer}
         lengths = matched_lengths(model, sweep.tokenizer, layer, pushes, kinds, path)
         found |= {(layer, kind, alpha): each for (kind, alpha), each in lengths.items()}
