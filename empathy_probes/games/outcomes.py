@@ -140,11 +140,11 @@ def describe_play(
         follow = above and own.loc["deed", "value"] > own.loc["random", "upper"]
         lines.append(
             f"{where}{shown}. Without a push {by_plea['distress']:.0%} of its games hold a deed, and "
-            f"{by_plea['neutral']:.0%} in the twin without distress. Per unit of dose the share moves by {said['deed']} "
-            f"(along one more random direction by up to {own.loc['random', 'upper']:.2f}), and by {said['beyond_twin']} "
-            f"beyond the twin's. From no push to the highest dose it moves by {said['upwards']}. Of the decisions in "
-            f"which a deed is open, the share of deeds moves by {said['beyond_decoy']} beyond the decoy's, and "
-            f"{said['lost']} points are lost. "
+            f"{by_plea['neutral']:.0%} in the twin without distress. Per unit of dose the share moves by "
+            f"{said['deed']} (along one more random direction by up to {own.loc['random', 'upper']:.2f}), and by "
+            f"{said['beyond_twin']} beyond the twin's. From no push to the highest dose it moves by {said['upwards']}. "
+            f"Of the decisions in which a deed is open, the share of deeds moves by {said['beyond_decoy']} beyond the "
+            f"decoy's, and {said['lost']} points are lost. "
             f"Deeds {'follow the dose' if follow else 'are not shown to follow the dose'}."
         )
     return lines

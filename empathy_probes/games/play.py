@@ -221,13 +221,13 @@ def summary(
     decisions: list[dict],  # all of it, each with its action and `log_p`
 ) -> dict:
     """
-    What became of a game: the columns of `Match`, score, points, turns, mass, and how many turns there were in which
-    the deed was open (open), it was done (deeds), the decoy was taken while it was open (decoys), and the aim or the
-    deed was chosen (sensible; by_chance if all legal actions were as likely).
+    What became of a game: the columns of `Match`, score, points, turns, mass, and in how many turns somebody had asked
+    and the deed was open (open), it was done (deeds), the decoy was taken while it was open (decoys), and the aim or
+    the deed was chosen (sensible; by_chance if all legal actions were as likely).
     """
     game, counted = begin(match), dict.fromkeys(["open", "deeds", "decoys", "sensible", "by_chance"], 0)
     for row in decisions:
-        deeds, action = game.deeds(), row["action"]
+        deeds, action = game.deeds() if game.asked else [], row["action"]
         counted["open"] += bool(deeds)
         counted["deeds"] += action in deeds
         counted["decoys"] += bool(deeds) and action == game.decoy

@@ -83,20 +83,20 @@ def price_curve(
     rates: pd.DataFrame,  # from `play_rates`
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "Games with a deed at every price, without a push and at the highest dose, one panel per model (section C13)."
+    "Games that turned aside at every price, without a push and at the highest dose, one panel per model (section C13)."
     require_columns(rates, RATES)
     parts = each_model(rates, models)
     figure, axes = panels(len(parts), height=2.0, abreast=4, sharey=True)
     for ax, (title, look, rows) in zip(axes, parts):
-        for alpha in sorted({0.0, rows["alpha"].max()}):
-            cell = _cell(rows, "deed", plea="distress", direction="probe")
+        cell = _cell(rows, "turned", plea="distress", direction="probe")
+        for alpha in sorted({0.0, cell.index.max()}):
             line = cell[cell.index == alpha].set_index("price").reindex(PRICES).dropna(subset=["value"])
             options = {**look, "color": look["color"] if alpha else GREY, "elinewidth": 0.8}
             places = [PRICES.index(price) for price in line.index]
             ax.errorbar(places, line["value"].to_numpy(), _bars(line), **options)
         ax.set(title=wrapped(title, figure.get_figwidth() / len(parts)), xlabel="price", ylim=(-0.05, 1.05))
         ax.set_xticks(range(len(PRICES)), PRICES)
-    axes[0].set_ylabel(f"games with a deed (N = {rates['n'].max():g})")
+    axes[0].set_ylabel(f"games that turned aside (N = {rates['n'].max():g})")
     legend_below(figure, _entries({"no push": (GREY, "-"), "highest dose": ("0.2", "-")}))
     return figure
 
@@ -106,25 +106,25 @@ def decoy_beside_deed(
     rates: pd.DataFrame,  # from `play_rates`
     models: dict[str, str],  # key and title of each model, in the preset's order
 ) -> Figure:
-    "Games with a deed, and with the decoy, by dose, one panel per model (section C13)."
+    "Decisions for the deed, and for the decoy, by dose, one panel per model (section C13)."
     require_columns(rates, RATES)
     parts, price = each_model(rates, models), _main_price(rates)
     figure, axes = panels(len(parts), height=2.2, abreast=4, sharey=True)
     for ax, (title, look, rows) in zip(axes, parts):
         probe = {"price": price, "direction": "probe"}
-        deed = _cell(rows, "deed", plea="distress", **probe)
-        twin, decoy = _cell(rows, "deed", plea="neutral", **probe), _cell(rows, "decoy", plea="distress", **probe)
+        deed, decoy = (_cell(rows, f"{name}_rate", plea="distress", **probe) for name in ("deed", "decoy"))
+        twin = _cell(rows, "deed_rate", plea="neutral", **probe)
         ax.errorbar(deed.index, deed["value"].to_numpy(), _bars(deed), elinewidth=0.8, **look)
         ax.plot(twin.index, twin["value"], "--", color=look["color"])
         ax.errorbar(decoy.index, decoy["value"].to_numpy(), _bars(decoy), elinewidth=0.8, color=GREY, marker="x")
-        random = _cell(rows, "deed", price=price, plea="distress", direction="random")
+        random = _cell(rows, "deed_rate", price=price, plea="distress", direction="random")
         if len(random):
             random = pd.concat([random, deed.loc[[0.0]]]).sort_index()
             ax.plot(random.index, random["value"], LINES["random"], color=look["color"])
         ax.set(title=wrapped(title, figure.get_figwidth() / len(parts)), xlabel="dose", ylim=(-0.05, 1.05))
         ax.set_xticks(deed.index)
-    axes[0].set_ylabel(f"share of games (N = {rates['n'].max():g})")
-    looks = {"deed": ("0.2", "-"), "deed in the neutral twin": ("0.2", "--"), "deed, random direction": ("0.2", ":")}
+    axes[0].set_ylabel(f"share of open decisions (N = {rates['n'].max():g})")
+    looks = {"deed": ("0.2", "-"), "deed in the neutral twin": ("0.2", "--"), "deed, random directions": ("0.2", ":")}
     looks |= {"decoy": (GREY, "-")}
     legend_below(figure, _entries(looks))
     return figure
