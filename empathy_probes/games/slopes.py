@@ -108,10 +108,10 @@ def answer_changes(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/games/09_slopes.ipynb #6bfbf3b2
-SAID = {  # measure: what moves with the dose
-    "words": "What is said at the same fork: the word score",
-    "deed": "What is done: the answer of the deed to a need, in nats",
-    "beyond": "The deed's answer beyond the decoy's",
+SAID = {  # measure: what may move with the dose
+    "words": "What is said at the fork (word score)",
+    "deed": "What is done (the deed's answer to a need, in nats)",
+    "beyond": "The same beyond the decoy's",
 }
 
 
@@ -127,8 +127,8 @@ def describe_forks(
         named = {}
         for row in of_all[of_all["measure"] == measure].to_dict("records"):
             number = f"{titles[row['model']]} {row['slope']:+.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
-            named.setdefault(row["verdict"], []).append(number)
-        lines.append(f"{said} {_by_model(named)}.")
+            named.setdefault(row["verdict"].replace("not shown", "not shown to move"), []).append(number)
+        lines.append(f"{said}: {_by_model(named)}.")
     rising = probe[probe["measure"].eq("deed") & probe["verdict"].eq("rises") & probe["world"].ne(ALL_WORLDS)]
     worlds = {world: [titles[model] for model in rows["model"]] for world, rows in rising.groupby("world", sort=False)}
     lines.append(f"Worlds in which the deed's answer rises: {_by_model(worlds) or 'none'}.")
