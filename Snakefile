@@ -71,7 +71,6 @@ SAMPLES = [
 
 
 BETWEEN_MODELS = ["alignment", "figure15"] if len(MODELS) > 1 else []  # a table and a figure that need two models
-PLAYED = ["figure24", "figure25", "figure26", "figure27"]
 
 
 class Section(NamedTuple):
@@ -102,7 +101,12 @@ SECTIONS = {
     "c10_damage": Section(SAMPLES, ["damage"], ["figure20"], tokens=steering),
     "c11_mediation": Section(PROBES, ["mediation"], ["figure21"], tokens=extraction),  # it takes fewer
     "c12_forks": Section(SAMPLES, ["forks", "fork_slopes", "fork_changes"], ["figure22", "figure23"], tokens=deciding),
-    "c13_play": Section(SAMPLES, ["competence", "games", "play_rates", "deed_slopes"], PLAYED, tokens=playing),
+    "c13_play": Section(
+        SAMPLES,
+        ["competence", "games", "play_rates", "deed_slopes"],
+        ["figure24", "figure25", "figure26", "figure27"],
+        tokens=playing,
+    ),
 }
 RELEASED_SECTIONS = {
     "c1_released_results": Section([], ["table1", "table2", "table3"], ["figure6", "figure7", "figure8", "figure9"]),
