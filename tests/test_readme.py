@@ -8,11 +8,13 @@ import pytest
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.evidence.crossed import describe_carriers
 from empathy_probes.evidence.size import broken_controls, describe_sizes
+from empathy_probes.games.slopes import describe_forks
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SIZE = pd.read_csv(ROOT / "figures/ladder/size.csv")
 CROSSED = pd.read_csv(ROOT / "figures/ladder/crossed.csv")
+FORKS, CHANGES = (pd.read_csv(ROOT / f"figures/ladder/{name}.csv") for name in ("fork_slopes", "figure23"))
 CHOSEN = CROSSED[CROSSED.detector == "logistic_regression"].drop_duplicates("model").set_index("model").layer
 AT_CHOSEN = CROSSED[(CROSSED.detector == "mean_difference") & (CROSSED.layer == CROSSED.model.map(CHOSEN))]
 TITLES = {key: spec.title for key, spec in load_preset("ladder").models.items()}
@@ -20,6 +22,7 @@ TITLES = {key: spec.title for key, spec in load_preset("ladder").models.items()}
 
 @pytest.mark.parametrize("sentence", [
     *describe_sizes(SIZE, TITLES), broken_controls(SIZE, TITLES), *describe_carriers(AT_CHOSEN, TITLES),
+    *describe_forks(FORKS, CHANGES, TITLES),
 ])
 def test_a_finding_stands_there_with_its_models_and_numbers(sentence):
     assert sentence in README
@@ -30,6 +33,7 @@ def test_the_numbers_of_texts_and_samples_are_those_of_the_table():
     assert counted["auroc_test"] == {30} and "tell 15 texts" in README
     assert counted["auroc_hard"] == {60} and "In the 30 *hard pairs*" in README
     assert counted["coherent_high"] == {30} and "30 samples a dose" in README
+    assert set(CHANGES[CHANGES.direction == "probe"].n) == {4} and "over 4 variants of each game" in README
     assert set(CROSSED.n) == {40} and "40 situations are each told four times" in README
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'SMALLEST_SLOPES', 'ALL_WORLDS', 'SAID', 'answers', 'world_slopes', 'fork_slopes', 'control_interval',
-           'answer_changes', 'describe_forks', 'wrong_way', 'projection_predicts']
+           'answer_changes', 'describe_forks', 'describe_need', 'wrong_way', 'projection_predicts']
 
 # %% ../../nbs/games/09_slopes.ipynb #156d9fcd
 from itertools import product
@@ -36,7 +36,8 @@ def answers(
     found = found.assign(asked=twins["deed", "distress"], words=twins["word_score", "distress"])
     table = found.groupby(KEYS, sort=False).mean()
     table["mass"] = twins["mass"].min(axis=1).groupby(KEYS, sort=False).min()
-    return table.reset_index()
+    place = {model: number for number, model in enumerate(forks["model"].unique())}
+    return table.reset_index().sort_values("model", key=lambda models: models.map(place), kind="stable")
 
 # %% ../../nbs/games/09_slopes.ipynb #278677a8
 SMALLEST_SLOPES = {"deed": 0.1, "decoy": 0.1, "beyond": 0.1, "asked": 0.1, "words": 0.02}  # that matter, per dose unit
@@ -148,6 +149,18 @@ def _together(verdicts: pd.Series, highest: pd.Series) -> str:
         return "are not shown to move together"
     without_need = verdicts["asked"].startswith("rises")
     return "rise, but deeds as much without a need," if without_need else "do not move together"
+
+
+def describe_need(
+    table: pd.DataFrame,  # from `answers`
+    titles: dict[str, str],  # key and title of each model
+) -> str:  # a sentence
+    "How much likelier a need makes the deed without a push, which is what a push could change."
+    unsteered, numbers = table[table["alpha"].eq(0) & table["direction"].eq("probe")], []
+    for model, own in unsteered.groupby("model", sort=False):
+        found = replicate_interval(own.groupby("variant")["deed"].mean())
+        numbers.append(f"{titles[model]} {found['value']:+.2f} [{found['lower']:.2f}, {found['upper']:.2f}]")
+    return f"Without a push, the deed's answer to a need is, in nats: {', '.join(numbers)}."
 
 
 def _by_model(named: dict[str, list[str]]) -> str:
