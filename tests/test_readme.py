@@ -8,7 +8,7 @@ import pytest
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.evidence.crossed import describe_carriers
 from empathy_probes.evidence.size import broken_controls, describe_sizes
-from empathy_probes.games.slopes import describe_forks
+from empathy_probes.games.slopes import answers, describe_forks, describe_need
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +23,7 @@ TITLES = {key: spec.title for key, spec in load_preset("ladder").models.items()}
 @pytest.mark.parametrize("sentence", [
     *describe_sizes(SIZE, TITLES), broken_controls(SIZE, TITLES), *describe_carriers(AT_CHOSEN, TITLES),
     *describe_forks(FORKS, CHANGES, TITLES),
+    describe_need(answers(pd.read_csv(ROOT / "figures/ladder/forks.csv")), TITLES),
 ])
 def test_a_finding_stands_there_with_its_models_and_numbers(sentence):
     assert sentence in README
