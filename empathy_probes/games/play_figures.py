@@ -141,6 +141,7 @@ def film_strip(
     columns = min(FRAMES, max(len(decisions) for _, decisions in games.values()))
     size = (1.55 * columns, 2.3 * len(games))
     figure, grid = plt.subplots(len(games), columns, figsize=size, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1, rect=(0, 0, 1, 1 - 0.25 / size[1]))  # inches, room for the headings
     for (label, (match, decisions)), axes in zip(games.items(), grid):
         game = begin(match)
         for place, ax in enumerate(axes):
@@ -155,7 +156,7 @@ def film_strip(
         for row in decisions[columns:]:
             game.step(row["action"])
         heading = f"{label}: {rest}score {game.score}, {game.points} points"
-        axes[0].text(0, 1.22, heading, transform=axes[0].transAxes, fontweight="bold")
+        figure.text(0, 1.22, heading, transform=axes[0].transAxes, fontweight="bold")
     return figure
 
 
