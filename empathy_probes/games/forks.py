@@ -144,7 +144,9 @@ def read_forks(
     word_score and coherent where something is said.
     """
     path, tokenizer = study.folder(spec) / "forks.jsonl", load_tokenizer(spec)
-    items = {_key(study, spec, games, tokenizer, scene): scene for scene in scenes_of(games)}
+    conditions = {name: game_conditions(study, games, name) for name in games.worlds}
+    made = {name: made_from_pushes(study, spec, of_world) for name, of_world in conditions.items()}
+    items = {_key(study, spec, games, tokenizer, scene, made[scene.world]): scene for scene in scenes_of(games)}
     kept = {row["key"]: row for row in read_lines(path, ["key", "rows"])}
     missing = [key for key in items if key not in kept]
     if missing:
@@ -165,15 +167,14 @@ def read_forks(
     return table.join(said[["word_score", "coherent"]])
 
 
-def _key(study: Study, spec: ModelSpec, games: Games, tokenizer: PreTrainedTokenizerBase, scene: Scene) -> str:
+def _key(study, spec, games, tokenizer, scene, made) -> str:
     "What everything that is read in a scripted game depends on."
     systems = ["", *study.concept.prompts.values()]
     tokens = [scene_tokens(tokenizer, scene, games.price, spec.chat_template, system) for system in systems]
     paths = [action_paths(tokenizer, game.actions()) for game in at_forks(scene, games.price).values()]
-    conditions = game_conditions(study, games, scene.world)
-    settings = [study.seed, conditions, paths]
+    settings = [study.seed, game_conditions(study, games, scene.world), paths]
     settings += [study.preset.temperature, SAYS, SAID_TOKENS] if scene.plea == "distress" else []
-    return fingerprint([weights_identity(spec), made_from_pushes(study, spec, conditions), scene, tokens, settings])
+    return fingerprint([weights_identity(spec), made, scene, tokens, settings])
 
 
 def _read(study, spec, games, model, tokenizer, pushes, scene) -> list[dict]:

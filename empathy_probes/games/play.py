@@ -126,7 +126,8 @@ def read_matches(
     log p of every turn). Raises `ValueError` for a world that is too long for the model.
     """
     path, tokenizer = study.folder(spec) / "games.jsonl", load_tokenizer(spec)
-    keys = {_key(study, spec, tokenizer, match): match for match in matches}
+    made = {condition: made_from_pushes(study, spec, [condition]) for condition in {match[-2:] for match in matches}}
+    keys = {_key(study, spec, tokenizer, match, made[match[-2:]]): match for match in matches}
     played = _kept(path, keys)
     missing = [key for key, match in keys.items() if not replay(match, played[key]).over]
     if missing:
@@ -162,11 +163,10 @@ def replay(
     return game
 
 
-def _key(study: Study, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, match: Match) -> str:
+def _key(study: Study, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, match: Match, made: str) -> str:
     "What a game depends on, up to its first decision."
     tokens = transcript(tokenizer, begin(match), [], spec.chat_template, system_of(study, match[-2:]))
-    pushes = made_from_pushes(study, spec, [match[-2:]])
-    return fingerprint([weights_identity(spec), study.seed, pushes, match, tokens])
+    return fingerprint([weights_identity(spec), study.seed, made, match, tokens])
 
 
 def _kept(path: Path, keys: dict[str, Match]) -> dict[str, list[dict]]:

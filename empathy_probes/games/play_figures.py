@@ -11,16 +11,15 @@ from pathlib import Path
 from textwrap import fill
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..machine.store import whole_file
-from ..evidence.drawing import GREY, LINES, each_model, legend_below, panels, print_style, require_columns
-from ..evidence.drawing import wrapped
-from .outcomes import CONDITION
+from ..evidence.drawing import GREY, LINES, legend_below, print_style, require_columns
+from .fork_figures import interval_bars, model_panels
+from .outcomes import CONDITION, main_price
 from .play import Match, begin
 from .world import PRICES, World
 
@@ -33,19 +32,9 @@ def _cell(rates: pd.DataFrame, measure: str, **condition) -> pd.DataFrame:
     return rows.set_index("alpha").sort_index()
 
 
-def _bars(line: pd.DataFrame) -> np.ndarray:  # [2, row]
-    "How far each interval reaches below and above."
-    return np.array([line["value"] - line["lower"], line["upper"] - line["value"]])
-
-
 def _entries(looks: dict[str, tuple[str, str]]) -> list[Line2D]:
     "Entries of a legend, from label to colour and line style."
     return [Line2D([], [], color=color, linestyle=line, label=label) for label, (color, line) in looks.items()]
-
-
-def _main_price(rates: pd.DataFrame) -> str:
-    "The price at which there are twins."
-    return rates.loc[rates["plea"] == "neutral", "price"].iloc[0]
 
 
 RATES = [*CONDITION, "measure", "value", "lower", "upper", "n"]
@@ -59,20 +48,19 @@ def points_against_deeds(
 ) -> Figure:
     "Games with a deed against the points that they lose, one panel per model (section C13)."
     require_columns(rates, RATES)
-    parts, price = each_model(rates, models), _main_price(rates)
-    figure, axes = panels(len(parts), height=2.2, abreast=4, sharex=True, sharey=True)
-    for ax, (title, look, rows) in zip(axes, parts):
+    (figure, parts), price = model_panels(rates, models, 2.2, sharex=True), main_price(rates)
+    for ax, look, rows in parts:
         for plea, style in {"distress": "-", "neutral": "--"}.items():
             deed, lost = (_cell(rows, name, price=price, plea=plea, direction="probe") for name in ("deed", "lost"))
             color = look["color"] if plea == "distress" else GREY
             options = {"marker": look["marker"], "color": color, "linestyle": style, "elinewidth": 0.6}
-            ax.errorbar(lost["value"].to_numpy(), deed["value"].to_numpy(), yerr=_bars(deed), **options)
+            ax.errorbar(lost["value"].to_numpy(), deed["value"].to_numpy(), yerr=interval_bars(deed), **options)
             for alpha in deed.index:
                 place = lost.loc[alpha, "value"], deed.loc[alpha, "value"]
                 ax.annotate(f"{alpha:g}", place, xytext=(4, 3), textcoords="offset points", fontsize=7, color=color)
         ax.plot(uniform["lost"], uniform["deed"], "x", color="0.3", label="random play")
-        ax.set(title=wrapped(title, figure.get_figwidth() / len(parts)), xlabel="points lost", ylim=(-0.05, 1.05))
-    axes[0].set_ylabel(f"games with a deed (N = {rates['n'].max():g})")
+        ax.set(xlabel="points lost", ylim=(-0.05, 1.05))
+    figure.axes[0].set_ylabel(f"games with a deed (N = {rates['n'].max():g})")
     looks = {"distress, by dose": ("0.3", "-"), "neutral twin": (GREY, "--")}
     legend_below(figure, _entries(looks))
     return figure
@@ -85,18 +73,17 @@ def price_curve(
 ) -> Figure:
     "Games that turned aside at every price, without a push and at the highest dose, one panel per model (section C13)."
     require_columns(rates, RATES)
-    parts = each_model(rates, models)
-    figure, axes = panels(len(parts), height=2.0, abreast=4, sharey=True)
-    for ax, (title, look, rows) in zip(axes, parts):
+    figure, parts = model_panels(rates, models, 2.0)
+    for ax, look, rows in parts:
         cell = _cell(rows, "turned", plea="distress", direction="probe")
         for alpha in sorted({0.0, cell.index.max()}):
             line = cell[cell.index == alpha].set_index("price").reindex(PRICES).dropna(subset=["value"])
             options = {**look, "color": look["color"] if alpha else GREY, "elinewidth": 0.8}
             places = [PRICES.index(price) for price in line.index]
-            ax.errorbar(places, line["value"].to_numpy(), _bars(line), **options)
-        ax.set(title=wrapped(title, figure.get_figwidth() / len(parts)), xlabel="price", ylim=(-0.05, 1.05))
+            ax.errorbar(places, line["value"].to_numpy(), interval_bars(line), **options)
+        ax.set(xlabel="price", ylim=(-0.05, 1.05))
         ax.set_xticks(range(len(PRICES)), PRICES)
-    axes[0].set_ylabel(f"games that turned aside (N = {rates['n'].max():g})")
+    figure.axes[0].set_ylabel(f"games that turned aside (N = {rates['n'].max():g})")
     legend_below(figure, _entries({"no push": (GREY, "-"), "highest dose": ("0.2", "-")}))
     return figure
 
@@ -108,22 +95,22 @@ def decoy_beside_deed(
 ) -> Figure:
     "Decisions for the deed, and for the decoy, by dose, one panel per model (section C13)."
     require_columns(rates, RATES)
-    parts, price = each_model(rates, models), _main_price(rates)
-    figure, axes = panels(len(parts), height=2.2, abreast=4, sharey=True)
-    for ax, (title, look, rows) in zip(axes, parts):
+    (figure, parts), price = model_panels(rates, models, 2.2), main_price(rates)
+    for ax, look, rows in parts:
         probe = {"price": price, "direction": "probe"}
         deed, decoy = (_cell(rows, f"{name}_rate", plea="distress", **probe) for name in ("deed", "decoy"))
         twin = _cell(rows, "deed_rate", plea="neutral", **probe)
-        ax.errorbar(deed.index, deed["value"].to_numpy(), _bars(deed), elinewidth=0.8, **look)
+        ax.errorbar(deed.index, deed["value"].to_numpy(), interval_bars(deed), elinewidth=0.8, **look)
         ax.plot(twin.index, twin["value"], "--", color=look["color"])
-        ax.errorbar(decoy.index, decoy["value"].to_numpy(), _bars(decoy), elinewidth=0.8, color=GREY, marker="x")
+        grey = {"elinewidth": 0.8, "color": GREY, "marker": "x"}
+        ax.errorbar(decoy.index, decoy["value"].to_numpy(), interval_bars(decoy), **grey)
         random = _cell(rows, "deed_rate", price=price, plea="distress", direction="random")
         if len(random):
             random = pd.concat([random, deed.loc[[0.0]]]).sort_index()
             ax.plot(random.index, random["value"], LINES["random"], color=look["color"])
-        ax.set(title=wrapped(title, figure.get_figwidth() / len(parts)), xlabel="dose", ylim=(-0.05, 1.05))
+        ax.set(xlabel="alpha", ylim=(-0.05, 1.05))
         ax.set_xticks(deed.index)
-    axes[0].set_ylabel(f"share of open decisions (N = {rates['n'].max():g})")
+    figure.axes[0].set_ylabel(f"share of open decisions (N = {rates['n'].max():g})")
     looks = {"deed": ("0.2", "-"), "deed in the neutral twin": ("0.2", "--"), "deed, random directions": ("0.2", ":")}
     looks |= {"decoy": (GREY, "-")}
     legend_below(figure, _entries(looks))
