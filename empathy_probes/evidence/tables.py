@@ -108,19 +108,22 @@ def as_markdown(
     table: pd.DataFrame,  # to be read
     models: dict[str, str] | None = None,  # key and title of each model, to print titles; keys by default
     columns: list[str] | None = None,  # which columns, in which order; all by default
+    decimals: int = 2,  # of numbers whose column has no format above
 ) -> str:  # a Markdown table
     "A table to read. Raises `KeyError` for a column that is not there."
     shown = table[list(table) if columns is None else columns]
     titles = models or {}
     cells = {
-        column: [_cell(titles.get(value, value) if column == "model" else value, column) for value in shown[column]]
+        column: [
+            _cell(titles.get(value, value) if column == "model" else value, column, decimals) for value in shown[column]
+        ]
         for column in shown
     }
     sides = ["right" if pd.api.types.is_numeric_dtype(shown[column]) else "left" for column in shown]
     return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True, colalign=sides)
 
 
-def _cell(value, column: str) -> str:
+def _cell(value, column: str, decimals: int = 2) -> str:
     "A value as the Markdown table shows it."
     if pd.isna(value):
         return ""
@@ -130,7 +133,7 @@ def _cell(value, column: str) -> str:
         return str(value)
     if isinstance(value, Real):
         formats = [shape for start, shape in FORMATS.items() if f"{column}_".startswith(f"{start}_")]
-        return format(value, formats[0] if formats else ".2f")
+        return format(value, formats[0] if formats else f".{decimals}f")
     text = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
     return text or "(empty)"
 
