@@ -127,19 +127,19 @@ else:
         del SECTIONS["c12_forks"], SECTIONS["c13_play"]
 
 
-def products(section):
-    "The files that a section leaves."
+def products(name, section):
+    "The files that a section leaves: tables, figures, and the copy of itself that readers see."
     tables = expand(f"{FIGURES}/{{name}}.{{ending}}", name=section.tables, ending=["csv", "md"])
     figures = expand(f"{FIGURES}/{{name}}.{{ending}}", name=section.figures, ending=["csv", "pdf", "png"])
-    return [*tables, *figures]
+    return [*tables, *figures, f"{FIGURES}/sections/{name}.ipynb"]
 
 
-def missing(section):
+def missing(name, section):
     """
     Those that are not there. They alone are outputs of a rule: Snakemake deletes the outputs of a job before it runs, and
     whoever interrupts it would be left without the figures that were there before.
     """
-    return [path for path in products(section) if not Path(path).exists()]
+    return [path for path in products(name, section) if not Path(path).exists()]
 
 
 def chosen(wildcards):
@@ -167,11 +167,13 @@ def needs(tokens):
     return resources
 
 
-# The executed notebook is written among the logs, where it outlives a failure, and copied when it is complete.
+# The executed notebook is written among the logs, where it outlives a failure, and copied when it is complete:
+# once for readers (figures/<preset>/sections), once as it is.
 # Papermill takes a value after -r as it stands, and guesses what the one after -p is.
 RUN = (
     "papermill --log-output --log-level WARNING --no-progress-bar {input[0]:q} {log:q} "
-    "-r preset {params.preset:q} -r concept {params.concept:q} -r models '{params.models}' && cp {log:q} {output[0]:q}"
+    "-r preset {params.preset:q} -r concept {params.concept:q} -r models '{params.models}' "
+    "&& python scripts/reading_copy.py {log:q} {params.sections:q} && cp {log:q} {output[0]:q}"
 )
 
 
@@ -181,12 +183,13 @@ def parameters(models):
         "preset": lambda wildcards: PARAMETERS["preset"],
         "concept": lambda wildcards: PARAMETERS["concept"] or PRESET.concept,
         "models": models,
+        "sections": lambda wildcards: f"{FIGURES}/sections",
         "made_from": MADE_FROM,
     }
 
 
 rule all:
-    input: expand(f"{RUNS}/{{section}}.ipynb", section=SECTIONS), [missing(section) for section in SECTIONS.values()]
+    input: expand(f"{RUNS}/{{section}}.ipynb", section=SECTIONS), [missing(*named) for named in SECTIONS.items()]
 
 
 rule probe_extraction:
@@ -214,7 +217,7 @@ for name, section in SECTIONS.items():
     rule:
         name: name.partition("_")[2]
         input: f"nbs/sections/{name}.ipynb", LIBRARY, section.after
-        output: f"{RUNS}/{name}.ipynb", missing(section)
+        output: f"{RUNS}/{name}.ipynb", missing(name, section)
         log: f"{RUNS}/logs/{name}.ipynb"
         threads: THREADS if section.tokens else 1
         resources: **needs(section.tokens)

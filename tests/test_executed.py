@@ -1,0 +1,53 @@
+"The executed sections that are committed: fit to be read by somebody who has only a browser."
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from empathy_probes.machine.presets import load_preset
+
+ROOT = Path(__file__).resolve().parents[1]
+EXECUTED = sorted(ROOT.glob("figures/*/sections/*.ipynb"))
+COMMITTED = [path for path in EXECUTED if path.parts[-3] not in ("mini", "smoke")]  # those two are not under git
+PLACES = re.compile(r"(?<![\w:/])/(?:home|root|tmp|work|Users|mnt|usr)/\S*|[A-Z]:\\Users")
+KEYS = {key for preset in ("ladder", "paper") for key in load_preset(preset).models}
+
+
+def outputs(path: Path):
+    "The outputs of a notebook, one after the other."
+    return [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+
+
+def shown(output) -> str:
+    "What an output shows as text."
+    data = output.get("data", {})
+    return output.get("text", "") or data.get("text/markdown", "") or data.get("text/html", data.get("text/plain", ""))
+
+
+def test_there_are_some():
+    assert {path.parts[-3] for path in COMMITTED} >= {"ladder", "published"}
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parts[-3]}/{path.stem}")
+class TestExecuted:
+    def test_it_belongs_to_a_section(self, path):
+        source = ROOT / "nbs/sections" / f"{re.sub('-.*', '', path.stem)}.ipynb"
+        assert source.is_file()
+
+    def test_every_cell_was_run_without_an_error_or_a_warning(self, path):
+        cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        assert [cell.source for cell in cells if not cell.execution_count and "preset =" not in cell.source] == []
+        assert [output for output in outputs(path) if output.output_type == "error" or output.get("name") == "stderr"] == []
+
+    def test_no_path_of_a_machine_stands_in_it(self, path):
+        assert PLACES.findall(path.read_text("utf-8")) == []
+
+    def test_no_table_is_empty_and_none_names_a_model_by_its_key(self, path):
+        for text in map(shown, outputs(path)):
+            assert "Empty DataFrame" not in text and "<tbody>\n  </tbody>" not in text
+            assert [key for key in KEYS if re.search(rf"(?<![\w./-]){re.escape(key)}(?![\w./-])", text)] == []
+
+    def test_it_ends_in_what_it_found(self, path):
+        last = shown(outputs(path)[-1])
+        assert len(last.split()) > 5
