@@ -22,7 +22,7 @@ from empathy_probes.machine.sources import package_files
 from empathy_probes.machine.vectors import Vector, load_vector, save_vector
 from empathy_probes.machine.weights import join_checked
 
-XLLAMACPP = "2026.10.11549"  # with llama.cpp's layout of arguments of this version; another one could crash the interpreter
+XLLAMACPP = "2026.10.11549"  # calls as below, in another version, could crash the interpreter
 BLOCKS, WIDTH, WORDS = 30, 576, 49152  # of SmolLM2
 MADE_FROM = {"model": "smollm2-135m", "architecture": "llama", "weights": "a test"}
 PROMPTS = ("A player who lost the way asks you for water. You", "The bell rings and somebody cries beside the goal, so I")
@@ -192,6 +192,5 @@ def test_llama_cpp_adds_a_vector_where_we_do(library, context, smollm2, layer, t
     beside = [block for block in (layer - 1, layer, layer + 1) if block < BLOCKS]
     ours = {block: changes_by_us(model, prompts, block, vector) for block in beside}
     apart = {block: np.linalg.norm(change - theirs) / np.linalg.norm(theirs) for block, change in ours.items()}
-    print({block: round(float(share), 4) for block, share in apart.items()})
-    assert apart.pop(layer) < 0.02
-    assert min(apart.values()) > 0.2
+    assert apart.pop(layer) < 0.02  # measured: 0.0002 to 0.006, with llama.cpp's keys and values in float16
+    assert min(apart.values()) > 0.2  # measured: 0.5 to 1.2
