@@ -16,3 +16,13 @@ def test_a_guide_defines_nothing_and_keeps_results_without_noise(name):
     assert [line for line in lines if line.lstrip().startswith(("def ", "class ", "#| export"))] == []
     assert any("image/png" in output.get("data", {}) for output in outputs)  # the dose-response figure
     assert [output for output in outputs if output.get("name") == "stderr"] == []
+
+
+def test_the_guide_on_taking_a_direction_away_uses_both_files_and_keeps_results_without_noise():
+    cells = json.loads((GUIDES / "take_away.ipynb").read_text())["cells"]
+    text = "".join(line for cell in cells for line in cell["source"])
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert "--control-vector-scaled empathy.gguf:2" in text and 'safe_open(folder / "empathy.safetensors"' in text
+    assert not any(line.startswith(("def ", "class ", "#| export")) for line in text.splitlines())
+    assert any("two class distances" in str(output.get("data")) for output in outputs)  # the steered answer
+    assert [output for output in outputs if output.get("name") == "stderr"] == []
