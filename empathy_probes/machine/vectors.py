@@ -6,7 +6,7 @@
 __all__ = ['LAYERS_MEAN', 'SCALE_MEANS', 'NEEDED', 'OWN', 'WRITERS', 'WAY_OUT', 'READERS', 'Vector', 'study_vector',
            'save_vector', 'load_vector']
 
-# %% ../../nbs/machine/22_vectors.ipynb #21b44fac
+# %% ../../nbs/machine/22_vectors.ipynb #2e29f22a
 import json
 import re
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from .study import Study, made_from, read_probes, read_split
 from .tensor_store import checksum, read_tensors, tensor_bytes
 from .weights import model_source
 
-# %% ../../nbs/machine/22_vectors.ipynb #46287e8a
+# %% ../../nbs/machine/22_vectors.ipynb #74ff118e
 @dataclass(frozen=True)
 class Vector:
     "A direction to take away, at one or more layers."
@@ -38,7 +38,7 @@ LAYERS_MEAN = "layer l is the output of block l, counted from 0"
 SCALE_MEANS = "1 is one class distance: the numbers are the unit direction times the separation"
 NEEDED = ("model", "architecture", "weights")  # without these nobody knows which model a vector is for
 
-# %% ../../nbs/machine/22_vectors.ipynb #f0f470b6
+# %% ../../nbs/machine/22_vectors.ipynb #0966e571
 def _fault(
     by_layer: dict[int, np.ndarray],  # a vector for each layer
 ) -> str:  # what is wrong with them; empty if nothing is
@@ -53,7 +53,7 @@ def _fault(
     widths = {len(vector) for vector in by_layer.values()}
     return f"its layers have different widths, {sorted(widths)}" if len(widths) > 1 else ""
 
-# %% ../../nbs/machine/22_vectors.ipynb #ef2c9d66
+# %% ../../nbs/machine/22_vectors.ipynb #89500b8a
 def study_vector(
     study: Study,
     spec: ModelSpec,  # one of its models
@@ -88,7 +88,7 @@ def _architecture(spec: ModelSpec) -> str:
     source, where = model_source(spec)
     return AutoConfig.from_pretrained(source, **where).model_type
 
-# %% ../../nbs/machine/22_vectors.ipynb #87c85065
+# %% ../../nbs/machine/22_vectors.ipynb #9c718a2e
 def _write_safetensors(path: Path, tensors: dict[str, np.ndarray], texts: dict[str, str], architecture: str) -> None:
     "Write tensors and texts about them for PyTorch."
     path.write_bytes(tensor_bytes(tensors, **texts))
@@ -111,7 +111,7 @@ def _write_gguf(path: Path, tensors: dict[str, np.ndarray], texts: dict[str, str
     writer.write_tensors_to_file()
     writer.close()
 
-# %% ../../nbs/machine/22_vectors.ipynb #1b7c7097
+# %% ../../nbs/machine/22_vectors.ipynb #a3c8a7a9
 WRITERS = {".safetensors": _write_safetensors, ".gguf": _write_gguf}
 
 
@@ -145,7 +145,7 @@ def save_vector(
     with whole_file(path) as partial:
         WRITERS[ending](partial, tensors, texts, vector.made_from["architecture"])
 
-# %% ../../nbs/machine/22_vectors.ipynb #c3906e5b
+# %% ../../nbs/machine/22_vectors.ipynb #a3c5418c
 WAY_OUT = "fetch it again, or write it again with save_vector"
 
 
@@ -169,7 +169,7 @@ def _read_gguf(path: Path, way_out: str) -> tuple[dict[str, np.ndarray], dict[st
         raise ValueError(f"{path}: damaged (its content does not fit its checksum); {way_out}")
     return tensors, texts
 
-# %% ../../nbs/machine/22_vectors.ipynb #95c0bf99
+# %% ../../nbs/machine/22_vectors.ipynb #cd564062
 READERS = {".safetensors": read_tensors, ".gguf": _read_gguf}
 
 
