@@ -25,7 +25,7 @@ def describe_uncertainty(
         rows = table[table["quantity"] == quantity]
         if len(rows):
             width = (rows["upper"] - rows["lower"]).median()
-            widths.append(f"that of {name} {width:.2f} wide (N = {rows['n'].iloc[0]:.0f})")
+            widths.append(f"that of {name} is {width:.2f} wide (N = {rows['n'].iloc[0]:.0f})")
     lines = [f"Of the 95% intervals, as a median over the layers, {' and '.join(widths)}."] if widths else []
     counted = [f"{rows['above'].sum()} of {len(rows)} ({null})" for null, rows in above.groupby("null", sort=False)]
     if counted:
