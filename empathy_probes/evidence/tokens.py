@@ -7,7 +7,7 @@ __all__ = ['LIMIT', 'ABOVE', 'BELOW', 'PICTURES', 'LINE_BREAK', 'LEGEND', 'COLUM
            'Piece', 'text_pieces', 'Scale', 'class_scale', 'measure_pieces', 'mean_value', 'piece_html', 'piece_mark',
            'ShadedTexts', 'farthest_words', 'shown_texts', 'read_tokens', 'show_tokens']
 
-# %% ../../nbs/evidence/27_tokens.ipynb #3f828a61
+# %% ../../nbs/evidence/27_tokens.ipynb #f2eea670
 from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from ..machine.presets import ModelSpec, block_indices
 from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import chosen_layer, read_probes, read_split
 
-# %% ../../nbs/evidence/27_tokens.ipynb #6f8fd16b
+# %% ../../nbs/evidence/27_tokens.ipynb #3ca68db4
 @torch.inference_mode()
 def token_projections(
     model: PreTrainedModel,
@@ -40,7 +40,7 @@ def token_projections(
         model(input_ids=torch.tensor([ids], device=input_device(model)), use_cache=False)
     return project(residual[block].numpy(), direction)
 
-# %% ../../nbs/evidence/27_tokens.ipynb #8d5ccfca
+# %% ../../nbs/evidence/27_tokens.ipynb #9f9c692a
 class Piece(NamedTuple):
     "A part of a text."
     text: str
@@ -66,23 +66,21 @@ def text_pieces(
         pieces.append(Piece(text[done:], []))
     return read["input_ids"], pieces
 
-# %% ../../nbs/evidence/27_tokens.ipynb #0ef281b5
+# %% ../../nbs/evidence/27_tokens.ipynb #91ec59e3
 class Scale(NamedTuple):
     "The zero point and the unit of values."
     midpoint: float  # between the means of the classes along a direction
-    distance: float  # between them
+    distance: float  # between the means
 
 
 def class_scale(
     direction: np.ndarray,  # unit vector [width]
     positive: np.ndarray,  # activations of the positive training texts, without the first token [text, width]
     negative: np.ndarray,  # activations of the negative ones [text, width]
+    distance: float,  # between the class means
 ) -> Scale:
-    "Where the classes lie along a direction. Raises `ValueError` if the positive one does not lie further along it."
-    above, below = (project(side, direction).mean() for side in (positive, negative))
-    if not above > below:
-        raise ValueError("the positive training texts do not lie further along the direction than the negative ones")
-    return Scale((above + below) / 2, above - below)
+    "The values of tokens begin at the midpoint of the classes."
+    return Scale(np.mean([project(side, direction).mean() for side in (positive, negative)]), distance)
 
 
 def measure_pieces(
@@ -105,7 +103,7 @@ def mean_value(
     known = measured[measured["tokens"] > 0]
     return float((known["value"] * known["tokens"]).sum() / known["tokens"].sum()) if len(known) else float("nan")
 
-# %% ../../nbs/evidence/27_tokens.ipynb #45bd2017
+# %% ../../nbs/evidence/27_tokens.ipynb #0b573439
 LIMIT = 3  # class distances at which a shade is deepest
 ABOVE, BELOW = "#d55e00", "#0072b2"  # orange and blue, which colour-blind people tell apart
 PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}  # of control characters
@@ -125,7 +123,7 @@ def piece_html(
     style = f"background:{hue}{round(140 * depth):02x};border-bottom:2px {line} {hue}{round(255 * depth):02x}"
     return f'<span title="{value:+.2f}" style="{style}">{shown}</span>'
 
-# %% ../../nbs/evidence/27_tokens.ipynb #8ab63a69
+# %% ../../nbs/evidence/27_tokens.ipynb #feb58f35
 def piece_mark(
     text: str,  # of a piece
     value: float,  # nan for none
@@ -135,7 +133,7 @@ def piece_mark(
     signs = ("+" if value > 0 else "-") * (0 if np.isnan(value) else min(int(2 * abs(value) / LIMIT), 2))
     return text.replace(word, f"[{word}{signs}]", 1) if word and signs else text
 
-# %% ../../nbs/evidence/27_tokens.ipynb #358b9d67
+# %% ../../nbs/evidence/27_tokens.ipynb #8f118c82
 LEGEND = (
     f'<div style="display:flex;flex-wrap:wrap;gap:.3em .8em;align-items:center;margin:.3em 0 1em">{-LIMIT}'
     f'<span style="width:9em;height:.9em;background:linear-gradient(to right,{BELOW}8c,transparent,{ABOVE}8c)"></span>'
@@ -175,7 +173,7 @@ class ShadedTexts:
         parts = [f"{heading}\n{text}" for heading, text in zip(self.headings(), marked)]
         return "\n\n".join([f"{self.title}\n{SIGNS}", *parts])
 
-# %% ../../nbs/evidence/27_tokens.ipynb #2678beed
+# %% ../../nbs/evidence/27_tokens.ipynb #7fc7899d
 def farthest_words(
     shaded: ShadedTexts,
     count: int = 8,  # words on each side
@@ -190,7 +188,7 @@ def farthest_words(
         rows.append(row | {end: ", ".join(found) for end, found in ends.items()})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/evidence/27_tokens.ipynb #01fd2b5b
+# %% ../../nbs/evidence/27_tokens.ipynb #2565eb73
 def shown_texts(
     concept: Concept,
 ) -> dict[str, dict[str, str]]:  # what they are: heading and text; two of them only if the concept has them
@@ -211,9 +209,9 @@ def read_tokens(
 ) -> dict[str, pd.DataFrame]:  # by heading: from `measure_pieces`
     "The pieces of texts with their values on the mean difference, computed unless they are kept."
     i, path = spec.layers.index(layer), study.folder(spec) / "tokens.jsonl"
-    direction = read_probes(study, spec).mean_difference[i]
-    train = read_split(study, spec, "train", "mean_without_first")
-    scale = class_scale(direction, train.positive[:, i], train.negative[:, i])
+    probes, train = read_probes(study, spec), read_split(study, spec, "train", "mean_without_first")
+    direction = probes.mean_difference[i]
+    scale = class_scale(direction, train.positive[:, i], train.negative[:, i], probes.separations[i])
     kept = {row["key"]: row["projections"] for row in read_lines(path, ["key", "projections"])}
     found = {}
     for heading, text in texts.items():
