@@ -182,7 +182,8 @@ def farthest_words(
     rows = []
     for heading, measured in shaded.texts.items():
         words = measured.assign(word=measured["text"].str.strip()).dropna()
-        means = words[words["word"].str.contains(r"\w")].groupby("word", sort=False)["value"].mean().sort_values(kind="stable")
+        words = words[words["word"].str.contains(r"\w")]
+        means = words.groupby("word", sort=False)["value"].mean().sort_values(kind="stable")
         ends = {"highest": means.index[::-1][:count], "lowest": means.index[:count]}
         row = {"text": heading, "mean": mean_value(measured)}
         rows.append(row | {end: ", ".join(found) for end, found in ends.items()})
