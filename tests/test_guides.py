@@ -26,3 +26,15 @@ def test_the_guide_on_taking_a_direction_away_uses_both_files_and_keeps_results_
     assert not any(line.startswith(("def ", "class ", "#| export")) for line in text.splitlines())
     assert any("two class distances" in str(output.get("data")) for output in outputs)  # the steered answer
     assert [output for output in outputs if output.get("name") == "stderr"] == []
+
+
+def test_the_playground_keeps_a_shaded_result_and_no_dead_form():
+    "A form in the stored notebook would be an error message in JupyterLab: take the data of its kind out before a commit."
+    cells = json.loads((GUIDES / "playground.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert [source for source in code if source.startswith(("def ", "class ", "#| export"))] == []
+    data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    [shaded] = ["".join(each["text/html"]) for each in data if "text/html" in each]
+    assert all(f"<b>{heading} (mean" in shaded for heading in ("unsteered", "dose +2", "random direction")) and shaded.count("background:#") > 60
+    assert [kind for each in data for kind in each if "widget" in kind] == []
+    assert any("run this cell in JupyterLab" in "".join(each["text/plain"]) for each in data)

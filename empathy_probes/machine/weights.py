@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import nn
+from tqdm import auto, tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file, logging
 
 from ..method.residual_stream import find_blocks
 from .presets import ModelSpec
@@ -49,6 +50,10 @@ def join_checked(
         raise ValueError(f"{', '.join(map(str, parts))}: {found}; {way_out}")
 
 # %% ../../nbs/machine/04_weights.ipynb #98e6dcd0
+# transformers' progress bars are lines of text, as ours are: a widget would be kept among a notebook's outputs.
+logging.set_tqdm_hook(lambda bar, given, options: (tqdm if bar is auto.tqdm else bar)(*given, **options))
+
+
 def load_fitting(
     source: str | Path,  # the first argument of `from_pretrained`
     **options,  # its other arguments
