@@ -5,12 +5,9 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-import pandas as pd
 from fastcore.docments import docments
 
-from empathy_probes.evidence.tables import as_markdown
-
-from places import ROOT
+from shared import ROOT, table, title_of, toctree
 
 PARTS = ["method", "evidence", "machine", "games"]
 
@@ -18,8 +15,9 @@ PARTS = ["method", "evidence", "machine", "games"]
 def modules(part: str) -> list[tuple[Path, ModuleType]]:
     "The chapters of a part that make a module, in their order, and these modules."
     found = []
-    for chapter in sorted((ROOT / "nbs" / part).glob("*.ipynb")):
-        name = re.search(r"#\| default_exp (\S+?)[\\\"]", chapter.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "nbs" / part).glob("*.ipynb")):
+        chapter = path.relative_to(ROOT)
+        name = re.search(r"#\| default_exp (\S+?)[\\\"]", path.read_text(encoding="utf-8"))
         found += [(chapter, import_module(f"empathy_probes.{name[1]}"))] if name else []
     return found
 
@@ -38,14 +36,14 @@ def type_name(annotation) -> str:
 
 
 def parameters(value) -> str:
-    "The parameters of a function, or the fields of a class, and what is returned, as a table; empty without any."
-    rows = []
-    for name, found in docments(value, full=True).items():
-        name = "**returned**" if name == "return" else f"`{name}`"
+    "The parameters of a function and what it returns, or the fields of a class, as a table; empty without any."
+    lines = []
+    for name, found in docments(value, full=True, returns=not inspect.isclass(value)).items():
+        name = "**returns**" if name == "return" else f"`{name}`"
         about = " ".join((found.docment or "").split())
         if found.anno is not inspect.Parameter.empty or about:
-            rows.append({"name": name, "type": type_name(found.anno), "what it is": about})
-    return as_markdown(pd.DataFrame(rows)) if rows else ""
+            lines.append([name, type_name(found.anno), about])
+    return table(["parameter", "type", "what it is"], lines) if lines else ""
 
 
 def signature(value) -> str:
@@ -66,17 +64,18 @@ def entry(value) -> str:
 
 def api_page(part: str) -> str:
     "A part's modules, each with a link to its chapter."
-    texts = [f"# API: {part}"]
+    texts = [f"# {part} (API)"]
     for chapter, module in modules(part):
         name = module.__name__.removeprefix("empathy_probes.")
-        texts += [f"## {name}", f"{module.__doc__}. Chapter: [{chapter.stem}](../nbs/{part}/{chapter.name})", *map(entry, public(module))]
+        about = f"{module.__doc__.rstrip('.')}. Chapter: [{title_of(chapter)}](/{chapter})"
+        texts += [f"## {name}", about, *map(entry, public(module))]
     return "\n\n".join(texts)
 
 
 def api_pages() -> dict[str, str]:  # text by page
     "All pages of the API."
-    names = [f"{part}.md" for part in PARTS]
-    lines = [f"- [{part}]({part}.md): " + ", ".join(f"`{module.__name__.split('.')[-1]}`" for _, module in modules(part)) for part in PARTS]
-    about = "Every public function and class, from the comments beside its parameters. {ref}`genindex` has all names by letter."
-    index = "\n\n".join(["# API", about, "\n".join(lines), "\n".join(["```{toctree}", ":hidden:", "", *names, "```"])])
+    names = {part: [module.__name__.split(".")[-1] for _, module in modules(part)] for part in PARTS}
+    lines = [f"- [{part}](/api/{part}.md): {', '.join(found)}" for part, found in names.items()]
+    about = "Every public function and class, from the comments beside its parameters; {ref}`genindex` has all names by letter."
+    index = "\n\n".join(["# API", about, "\n".join(lines), toctree(f"api/{part}.md" for part in PARTS)])
     return {"api/index.md": index} | {f"api/{part}.md": api_page(part) for part in PARTS}

@@ -14,6 +14,7 @@ nitpicky = True  # a link to a function that is not in the API is an error too
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 88
+pygments_dark_style = "github-dark"
 
 html_theme = "furo"
 html_static_path = ["static"]

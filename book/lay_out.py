@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 
 from api import api_pages
 from paper import backlinks, claims_page, paper_page
-from places import PRESETS, ROOT, executed, on_github, page_of, sections
+from shared import PRESETS, ROOT, executed, on_github, page_of, sections, table, title_of, toctree
 
 SOURCE = ROOT / "runs/book/source"
 GLOSSARY = Path("nbs/method/08_glossary.ipynb")
@@ -87,28 +87,18 @@ def write(page: Path, text: str) -> None:
     (SOURCE / page).write_text(text, encoding="utf-8")
 
 
-def toctree(pages) -> str:
-    "What Sphinx puts below a page in the side bar."
-    return "\n".join(["```{toctree}", ":hidden:", "", *(f"/{page}" for page in pages), "```"])
-
-
 def write_part(part: str) -> Path:
     "The chapters of a part, and a page that lists them with what they are about."
     title, about = PARTS[part]
     lines, below = [], []
     for path in sorted((ROOT / "nbs" / part).glob("*.ipynb")):
         chapter = path.relative_to(ROOT)
-        heading, _, described = write_notebook(chapter, chapter).split("\n\n")[0].partition("\n")
-        lines.append(f"- [{heading.lstrip('# ')}](/{chapter}): {' '.join(described.replace('>', ' ').split())}")
+        _, _, described = write_notebook(chapter, chapter).split("\n\n")[0].partition("\n")
+        lines.append(f"- [{title_of(chapter)}](/{chapter}): {' '.join(described.replace('>', ' ').split())}")
         below += [chapter] if chapter != GLOSSARY else []  # which has a place of its own
     index = Path("nbs", part, "index.md")
     write(index, "\n\n".join([f"# {title}", about, "\n".join(lines), toctree(below)]))
     return index
-
-
-def heading_of(section: Path) -> str:
-    "A notebook's title."
-    return nbformat.read(ROOT / section, 4).cells[0].source.splitlines()[0].lstrip("# ")
 
 
 def write_preset(preset: str) -> Path:
@@ -117,7 +107,7 @@ def write_preset(preset: str) -> Path:
     there = {section: place for section in sections() if (place := executed(section, preset))}
     for section, place in there.items():
         write_notebook(section, place, preset, f"*Executed with the preset `{preset}`.*")
-    lines = [f"- [{heading_of(section)}](/{place})" for section, place in there.items()]
+    lines = [f"- [{title_of(section)}](/{place})" for section, place in there.items()]
     text = "\n".join(lines) or "No section is committed with its results yet; [the sections](/sections.md) leads to the notebooks."
     write(Path("figures", preset, "index.md"), "\n\n".join([f"# {title}", about, text, toctree(there.values())]))
     return Path("figures", preset, "index.md")
@@ -133,10 +123,10 @@ def write_sections() -> Path:
             write_notebook(section, section, note="*This is the notebook as it is kept: no results are committed.*")
         links = [f"[results](/{place})" if place else "not there" for place in places]
         clean = f"/{section}" if section in without else on_github(section)
-        lines.append(f"| {heading_of(section)} | {' | '.join(links)} | [notebook]({clean}) |")
-    heads = f"| section | {' | '.join(PRESETS)} | without results |\n|---|{'---|' * len(PRESETS)}---|"
-    pages = [*map(write_preset, PRESETS), *without]
-    write(Path("sections.md"), "\n\n".join(["# The paper's sections", ABOUT_SECTIONS, "\n".join([heads, *lines]), toctree(pages)]))
+        lines.append([title_of(section), *links, f"[notebook]({clean})"])
+    shown = table(["section", *PRESETS, "without results"], lines)
+    below = toctree([*map(write_preset, PRESETS), *without])
+    write(Path("sections.md"), "\n\n".join(["# The paper's sections", ABOUT_SECTIONS, shown, below]))
     return Path("sections.md")
 
 

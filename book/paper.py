@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from places import GITHUB, ROOT, page_of
+from shared import ROOT, on_github, page_of, table, title_of
 
 KINDS = {
     "equation": "Equations",
@@ -51,8 +51,9 @@ def backlinks(home: Path) -> str:
 
 
 def notebook_link(notebook: str) -> str:
-    "A notebook's page, as its path without the part's number."
-    return f"[{notebook}](/{page_of(Path('nbs', f'{notebook}.ipynb'))})"
+    "A notebook's page, by its path in nbs/ without the ending."
+    path = Path("nbs", f"{notebook}.ipynb")
+    return f"[{title_of(path)}](/{page_of(path)})"
 
 
 def function_link(name: str) -> str:
@@ -62,12 +63,7 @@ def function_link(name: str) -> str:
 
 def file_link(name: str) -> str:
     "A file in figures/, on GitHub."
-    return f"[{name}]({GITHUB}/blob/main/figures/{name})" if name else ""
-
-
-def table(heads: list[str], lines: list[list[str]]) -> str:
-    "A Markdown table."
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in [heads, ["---"] * len(heads), *lines])
+    return f"[{name}]({on_github(Path('figures', name))})" if name else ""
 
 
 def paper_page() -> str:
@@ -93,7 +89,7 @@ def claims_page() -> str:
     "The claims: a table of verdicts, then each with what was found and what computes it."
     summary, numbers = released("claims_summary"), released("claims")
     lines = [[f"[{row['claim']}](#claim-{address(row['claim'])})", row["numbers"], *row[VERDICTS]] for _, row in summary.iterrows()]
-    about = ABOUT_CLAIMS.format(page=f"/{page_of(Path('nbs/sections/c2_claims.ipynb'))}", table=f"{GITHUB}/blob/main/figures/published/claims.md")
+    about = ABOUT_CLAIMS.format(page=f"/{page_of(Path('nbs/sections/c2_claims.ipynb'))}", table=on_github(Path("figures/published/claims.md")))
     texts = [about, table(["claim", "numbers", *VERDICTS], lines)]
     for _, row in summary.iterrows():
         functions = sorted({name for name in numbers[numbers.claim == row["claim"]].function if name})

@@ -1,6 +1,8 @@
-"Where a path of the repository is in the book, and on GitHub."
+"What the pages share: where a path of the repository is in the book and on GitHub, titles, and tables."
 import re
 from pathlib import Path
+
+import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 GITHUB = "https://github.com/empathy-probes/empathy_probes"
@@ -38,3 +40,19 @@ def page_of(path: Path, preset: str = "") -> Path | None:
 def on_github(path: Path) -> str:
     "The address of a file or folder of the repository."
     return f"{GITHUB}/{'tree' if (ROOT / path).is_dir() else 'blob'}/main/{path}"
+
+
+def title_of(notebook: Path) -> str:
+    "A notebook's first heading."
+    return nbformat.read(ROOT / notebook, 4).cells[0].source.splitlines()[0].lstrip("# ")
+
+
+def table(heads: list[str], lines: list[list]) -> str:
+    "A Markdown table."
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def toctree(pages) -> str:
+    "What Sphinx puts below a page in the side bar; pages are paths from the root of the book."
+    return "\n".join(["```{toctree}", ":hidden:", "", *(f"/{page}" for page in pages), "```"])
