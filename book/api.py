@@ -7,7 +7,7 @@ from types import ModuleType
 
 from fastcore.docments import docments
 
-from shared import ROOT, table, title_of, toctree
+from book.shared import ROOT, table, title_of, toctree
 
 PARTS = ["method", "evidence", "machine", "games"]
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from api import api_pages
-from paper import backlinks, claims_page, paper_page
-from shared import PRESETS, ROOT, executed, on_github, page_of, sections, table, title_of, toctree
+from book.api import api_pages
+from book.paper import backlinks, claims_page, paper_page
+from book.shared import PRESETS, ROOT, executed, on_github, page_of, sections
+from book.shared import table, title_of, toctree
 
 SOURCE = ROOT / "runs/book/source"
 GLOSSARY = Path("nbs/method/08_glossary.ipynb")
@@ -27,7 +28,8 @@ PARTS = {
     "guides": ("Guides", "From an empty folder to a result of your own."),
 }
 ABOUT_SECTIONS = """The section notebooks follow the paper section by section; those with a C are the companion's own. Each
-puts the paper's numbers beside its own and says what to make of the difference. Here they are with the results of two presets."""
+puts the paper's numbers beside its own and says what to make of the difference. Here they are with the results of two presets; where there is
+a dash, no results are committed."""
 RESULTS = {
     "ladder": ("On four models", "The preset `ladder`: four models from 135 million to 1.5 billion parameters."),
     "published": ("On the released data", "The preset `published`: what the paper's author released, without a model."),
@@ -121,7 +123,7 @@ def write_sections() -> Path:
         if not any(places):
             without.append(section)
             write_notebook(section, section, note="*This is the notebook as it is kept: no results are committed.*")
-        links = [f"[results](/{place})" if place else "not there" for place in places]
+        links = [f"[results](/{place})" if place else "–" for place in places]
         clean = f"/{section}" if section in without else on_github(section)
         lines.append([title_of(section), *links, f"[notebook]({clean})"])
     shown = table(["section", *PRESETS, "without results"], lines)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shared import ROOT, on_github, page_of, table, title_of
+from book.shared import ROOT, on_github, page_of, table, title_of
 
 KINDS = {
     "equation": "Equations",
