@@ -76,6 +76,6 @@ def api_pages() -> dict[str, str]:  # text by page
     "All pages of the API."
     names = {part: [module.__name__.split(".")[-1] for _, module in modules(part)] for part in PARTS}
     lines = [f"- [{part}](/api/{part}.md): {', '.join(found)}" for part, found in names.items()]
-    about = "Every public function and class, from the comments beside its parameters; {ref}`genindex` has all names by letter."
+    about = "Every public function and class, with the comments beside its parameters; {ref}`genindex` goes by letter."
     index = "\n\n".join(["# API", about, "\n".join(lines), toctree(f"api/{part}.md" for part in PARTS)])
     return {"api/index.md": index} | {f"api/{part}.md": api_page(part) for part in PARTS}

@@ -1,7 +1,7 @@
 """Lay out the pages of the book in runs/book/source, for Sphinx (`make book`).
 
-The tree there is the repository's: a page's address is its notebook's path. A section of the paper is shown as it was executed
-(figures/<preset>/sections), and as it is kept in nbs/sections if no preset has executed it yet.
+The tree there is the repository's: a page's address is its notebook's path. A section of the paper is shown with its results
+(figures/<preset>/sections), and as it is kept in nbs/sections if there are none.
 """
 import os
 import re
@@ -22,14 +22,14 @@ GLOSSARY = Path("nbs/method/08_glossary.ipynb")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)]*)?\)")
 PARTS = {
     "method": ("Method", "What the paper does: chapters to be read in order, on a real model and real texts."),
-    "evidence": ("Evidence", "What the numbers are worth: chance, intervals, words, protocol, alignment, dose, the released data."),
+    "evidence": ("Evidence", "What the numbers are worth: chance, intervals, words, protocol, dose, the released data."),
     "machine": ("Machine", "How a run works and survives: presets, weights, generation in batches, stores, the manifest."),
     "games": ("Games", "What a model does instead of what it says: small worlds in which a deed has a price."),
     "guides": ("Guides", "From an empty folder to a result of your own."),
 }
 ABOUT_SECTIONS = """The section notebooks follow the paper section by section; those with a C are the companion's own. Each
-puts the paper's numbers beside its own and says what to make of the difference. Here they are with the results of two presets; where there is
-a dash, no results are committed."""
+puts the paper's numbers beside its own and says what to make of the difference. Here they are with the results of two
+presets; where there is a dash, no results are committed."""
 RESULTS = {
     "ladder": ("On four models", "The preset `ladder`: four models from 135 million to 1.5 billion parameters."),
     "published": ("On the released data", "The preset `published`: what the paper's author released, without a model."),
@@ -37,7 +37,7 @@ RESULTS = {
 
 
 def relink(text: str, home: Path, preset: str) -> str:
-    "Links lead to pages, or to files on GitHub; pictures come along. What leads nowhere is left as it is, and Sphinx reports it."
+    "Links lead to pages, or to files on GitHub; pictures come along. What leads nowhere stays, and Sphinx reports it."
     def moved(link: re.Match) -> str:
         picture, label, target, heading = link.groups("")
         path = Path(os.path.relpath(ROOT / home.parent / target, ROOT))
@@ -53,7 +53,7 @@ def relink(text: str, home: Path, preset: str) -> str:
 
 
 def shown(cell: NotebookNode, relinked: Callable) -> bool:
-    "Make a cell what a reader wants: links moved, no directives of nbdev. False for a cell that nbdev hides, or that is empty then."
+    "Move a cell's links and take nbdev's directives away; False if nbdev hides the cell, or nothing is left of it."
     if cell.cell_type == "markdown":
         cell.source = relinked(cell.source)
         return True
@@ -67,8 +67,8 @@ def shown(cell: NotebookNode, relinked: Callable) -> bool:
 
 def write_notebook(home: Path, page: Path, preset: str = "", note: str = "", end: str = "") -> str:
     """
-    The page of a notebook, with a note and what leads back to the paper after its title; gives its title and first lines.
-    `home` is its place in nbs/, from where its links lead; if the repository has an executed notebook at `page`, that one is shown.
+    Write a notebook's page, with a note and what leads back to the paper after its first cell, which is returned.
+    `home` is its place in nbs/, from which its links lead; if the repository has a notebook at `page`, that one is shown.
     """
     notebook = nbformat.read(ROOT / page if (ROOT / page).exists() else ROOT / home, 4)
     title, *rest = [cell for cell in notebook.cells if shown(cell, lambda text: relink(text, home, preset))]
@@ -110,13 +110,13 @@ def write_preset(preset: str) -> Path:
     for section, place in there.items():
         write_notebook(section, place, preset, f"*Executed with the preset `{preset}`.*")
     lines = [f"- [{title_of(section)}](/{place})" for section, place in there.items()]
-    text = "\n".join(lines) or "No section is committed with its results yet; [the sections](/sections.md) leads to the notebooks."
-    write(Path("figures", preset, "index.md"), "\n\n".join([f"# {title}", about, text, toctree(there.values())]))
+    nothing = "No results are committed yet; [The paper's sections](/sections.md) leads to the notebooks."
+    write(Path("figures", preset, "index.md"), "\n\n".join([f"# {title}", about, "\n".join(lines) or nothing, toctree(there.values())]))
     return Path("figures", preset, "index.md")
 
 
 def write_sections() -> Path:
-    "What there is of each section. A notebook without results is a page if there is none with results, and otherwise on GitHub."
+    "What there is of each section. The notebook without results is a page if there is no other, and else on GitHub."
     lines, without = [], []
     for section in sections():
         places = [executed(section, preset) for preset in PRESETS]

@@ -1,7 +1,7 @@
 """The pages that lead from the paper to the code and back: "From the paper to the code", and the claims.
 
-What belongs together is in paper.csv, one line for what one notebook makes of one thing in the paper; tests/test_book.py holds it
-to the notebooks, functions and files that exist.
+paper.csv has a line for what a notebook makes of a thing in the paper; tests/test_book.py holds it to the notebooks, functions
+and files that exist.
 """
 import re
 from pathlib import Path
@@ -21,8 +21,8 @@ VERDICTS = ["reproduced", "differs", "artefact of the definition", "cannot be re
 ABOUT = """# From the paper to the code
 
 What is in the paper, the notebook that makes it here, the function that does the work, and the file that comes out. The
-notebook's page leads back to here. Of a table or figure that is made twice, the first line is of our own models, and the second of
-the paper's released data.
+notebook's page leads back to here. Of a table or figure that is made twice, the first line is of our own models, and the
+second of the paper's released data.
 """
 ABOUT_CLAIMS = """# The paper's claims
 
@@ -75,7 +75,8 @@ def paper_page() -> str:
             name = row["item"] if row["address"] in seen else f"[{row['item']}]{{#{row['address']}}}"
             what = f"[verdict](#claim-{row['address']})" if kind == "claim" else row["what"]
             seen.add(row["address"])
-            lines.append([name, what, notebook_link(row["notebook"]), function_link(row["function"]), file_link(row["file"])])
+            made = notebook_link(row["notebook"]), function_link(row["function"]), file_link(row["file"])
+            lines.append([name, what, *made])
         texts += [f"## {title}", table(["in the paper", "what", "notebook", "function", "file"], lines)]
     return "\n\n".join(texts)
 
@@ -88,13 +89,15 @@ def released(name: str) -> pd.DataFrame:
 def claims_page() -> str:
     "The claims: a table of verdicts, then each with what was found and what computes it."
     summary, numbers = released("claims_summary"), released("claims")
-    lines = [[f"[{row['claim']}](#claim-{address(row['claim'])})", row["numbers"], *row[VERDICTS]] for _, row in summary.iterrows()]
-    about = ABOUT_CLAIMS.format(page=f"/{page_of(Path('nbs/sections/c2_claims.ipynb'))}", table=on_github(Path("figures/published/claims.md")))
-    texts = [about, table(["claim", "numbers", *VERDICTS], lines)]
+    page, every = page_of(Path("nbs/sections/c2_claims.ipynb")), on_github(Path("figures/published/claims.md"))
+    lines, texts = [], []
     for _, row in summary.iterrows():
+        place = f"claim-{address(row['claim'])}"
         functions = sorted({name for name in numbers[numbers.claim == row["claim"]].function if name})
-        texts += [f"(claim-{address(row['claim'])})=\n## {row['claim']}", row["finding"], claim_links(row, functions)]
-    return "\n\n".join(texts)
+        lines.append([f"[{row['claim']}](#{place})", row["numbers"], *row[VERDICTS]])
+        texts += [f"({place})=\n## {row['claim']}", row["finding"], claim_links(row, functions)]
+    about = ABOUT_CLAIMS.format(page=f"/{page}", table=every)
+    return "\n\n".join([about, table(["claim", "numbers", *VERDICTS], lines), *texts])
 
 
 def claim_links(claim: pd.Series, functions: list[str]) -> str:
