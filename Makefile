@@ -63,6 +63,17 @@ notebooks: environment  ## after editing notebooks: clean them, export the libra
 	sed 's#\.\./##g' README.partial > README.md
 	rm README.partial
 
+.PHONY: book
+book: environment  ## build the book from what is committed: a static site in runs/book/html
+	rm -rf runs/book
+	python -m book.lay_out
+	sphinx-build -W --keep-going --quiet -c book runs/book/source runs/book/html
+
+.PHONY: colab
+colab:  ## what the first cell of a guide does on Google Colab: install the library, fetch the weights of the preset mini
+	pip install --quiet .
+	@python scripts/prepare.py weights mini
+
 .PHONY: environment
 environment: $(VENV)/.installed  ## make the virtual environment
 

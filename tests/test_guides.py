@@ -8,6 +8,20 @@ import pytest
 GUIDES = Path(__file__).resolve().parents[1] / "nbs/guides"
 
 
+COLAB = "https://colab.research.google.com/github/empathy-probes/empathy_probes/blob/main/nbs/guides"
+FIRST_CELL = """if "google.colab" in str(get_ipython()):  # a new machine there: fetch the repository, the library and the weights
+    !git clone -q https://github.com/empathy-probes/empathy_probes && cd empathy_probes && make -s colab
+    %cd -q empathy_probes"""
+
+
+@pytest.mark.parametrize("path", sorted(GUIDES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_guide_opens_in_colab_and_sets_itself_up_there(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    first = "".join(cells[0]["source"])
+    assert "[Open in Colab][colab]" in first and first.endswith(f"\n\n[colab]: {COLAB}/{path.name}")
+    assert "".join(next(cell for cell in cells if cell["cell_type"] == "code")["source"]) == FIRST_CELL
+
+
 @pytest.mark.parametrize("name", ["new_model", "new_concept"])
 def test_a_guide_defines_nothing_and_keeps_results_without_noise(name):
     cells = json.loads((GUIDES / f"{name}.ipynb").read_text())["cells"]
