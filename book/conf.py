@@ -17,6 +17,7 @@ python_maximum_signature_line_length = 88
 pygments_dark_style = "github-dark"
 
 html_theme = "furo"
+html_favicon = "static/icon.svg"
 html_static_path = ["static"]
 html_css_files = ["book.css"]
 html_copy_source = False

@@ -37,6 +37,7 @@ def chromium() -> str | None:
 def served(folder: Path) -> Iterator[tuple[Browser, str]]:
     "A browser, and the address at which a folder is served."
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+    server.handle_error = lambda *request: None  # a browser that goes on to the next page hangs up
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
@@ -53,7 +54,7 @@ def open_pages(folder: Path) -> list[str]:
         for width in WIDTHS:
             page = browser.new_page(viewport={"width": width, "height": 800})
             said = []
-            page.on("console", lambda message: said.append(f"console: {message.text}") if message.type == "error" else None)
+            page.on("console", lambda each: said.append(f"console: {each.text} {each.location['url']}") if each.type == "error" else None)
             page.on("pageerror", lambda error: said.append(f"error: {error}"))
             for path in pages:
                 said.clear()
