@@ -40,22 +40,23 @@ def describe_uncertainty(
 
 # %% ../../nbs/evidence/31_companion_conclusions.ipynb #141e2d2f
 def describe_probes_against_words(
-    probes: pd.Series,  # AUROCs of the probes on the test pairs
+    probes: pd.DataFrame,  # auroc_test, auroc_low_test: AUROC on the test pairs, and its lower limit
     words: float,  # the AUROC of the best detector of words on the same pairs
     on_hard: pd.DataFrame,  # model, layers, above, below: how many layers lie above and below 0.5 on the hard pairs
     titles: dict[str, str],  # key and title of each model
 ) -> list[str]:  # sentences
     "Whether probes detect more than words, and which of the two they follow where these disagree (section C4)."
-    better = int((probes > words).sum())
+    better, shown = (int((probes[column] > words).sum()) for column in ("auroc_test", "auroc_low_test"))
     lines = [
-        f"Of {len(probes)} probes, {better} do better on the test pairs than the best detector of words ({words:.3f})."
+        f"Of {len(probes)} probes, {better} do better on the test pairs than the best detector of words ({words:.3f}); "
+        f"the whole 95% interval lies above it in {shown}."
     ]
-    if better == 0:
+    if shown == 0:
         lines.append("So these pairs do not show that a probe detects more than words.")
     if len(on_hard):
         follows = {titles[row.model]: bool(row.below > row.layers / 2) for row in on_hard.itertuples()}
         lines.append(
-            f"On the hard pairs the direction follows the words, not the deed, at most layers, {in_which(follows)}."
+            f"On the hard pairs, at more than half of the layers, the words outweigh the deed {in_which(follows)}."
         )
     return lines
 
@@ -85,10 +86,14 @@ def describe_transfer(
     if maps.empty:
         return ["With one model, nothing can be transferred."]
     held = int((maps["auroc"] > maps["auroc_shuffled_high"]).sum())
-    verdict = "most of the directions transfer" if held > len(maps) / 2 else "most of the directions do not transfer"
+    counted = ", ".join(
+        f"{kind} {(rows['auroc'] > rows['auroc_shuffled_high']).sum()} of {len(rows)}"
+        for kind, rows in maps.groupby("alignment", sort=False)
+    )
+    verdict = "more than half carry" if held > len(maps) / 2 else "no more than half carry"
     return [
-        f"Of {len(maps)} maps between two models, learnt from the negative texts alone, {held} carry the direction "
-        f"over better than 95% of their shuffles, with a mean AUROC of {maps['auroc'].mean():.2f}: {verdict}."
+        f"Of {len(maps)} maps between two models, learnt from the negative texts alone, {verdict} the direction over "
+        f"better than 95% of their shuffles ({counted}). Their mean AUROC is {maps['auroc'].mean():.2f}."
     ]
 
 # %% ../../nbs/evidence/31_companion_conclusions.ipynb #70d18680
@@ -116,10 +121,10 @@ def describe_spared(
     for model, rows in kept.groupby("model", sort=False):
         spared = rows[rows["same"] >= KEPT_ANSWERS]
         whole[titles[model]] = len(spared) == len(rows)
-        ends = f"{spared['dose'].min():g} to {spared['dose'].max():g}" if len(spared) else "none"
-        farthest.append(f"{titles[model]} {ends}")
+        doses = ", ".join(f"{dose:g}" for dose in sorted(spared["dose"])) or "none"
+        farthest.append(f"{titles[model]} {doses}")
     return [
-        f"Every dose keeps {KEPT_ANSWERS:.0%} of the answers to questions that have nothing to do with the concept "
-        f"{in_which(whole)}.",
-        f"Doses that keep as many: {', '.join(farthest)}.",
+        f"Every dose tried keeps at least {KEPT_ANSWERS:.0%} of the answers to questions that have nothing to do with "
+        f"the concept: {in_which(whole)}.",
+        f"Doses that keep as many: {'; '.join(farthest)}.",
     ]

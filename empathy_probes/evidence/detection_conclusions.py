@@ -77,7 +77,9 @@ def describe_replaced_words(
         f"that of the keyword count changes from {counted['original']:.3f} to {counted['ablated']:.3f}."
     ]
     if counted["original"] <= 0.5:
-        lines.append("The count did not tell the texts apart before, so that nothing could be lost by the replacement.")
+        lines.append(
+            "The count did not rank the positive texts higher before. It ranks them lower now, since only they changed."
+        )
     return lines
 
 

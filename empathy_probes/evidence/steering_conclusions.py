@@ -25,8 +25,9 @@ def describe_success(
         strict.append(f"{titles[model]} {rows.success_strict['probe']:.0%} against {controls.success_strict.max():.0%}")
     published = rates[rates["direction"] != "probe"]["success_rate"]
     return [
-        f"By the strict rule, steering along the probe succeeds more often than along either kind of control "
-        f"{in_which(held)} ({', '.join(strict)} along the better control).",
+        "By the strict rule and in the mean of the settings, steering along the probe succeeds more often than along "
+        f"either kind of control {in_which(held)} ({', '.join(strict)} along the better control). Section C3 has "
+        "the intervals.",
         f"By the published rule, directions without meaning reach up to {published.max():.0%}.",
     ]
 
@@ -45,8 +46,8 @@ def describe_helping(
         held[titles[model]] = bool(rows.slope["probe"] > max(0, others.max() if len(others) else 0))
         wrong.append(f"{titles[model]} {rows.wrong_way['probe']:.0%}")
     return (
-        f"The log-odds of helping rise with alpha, and faster than along the controls, {in_which(held)}; "
-        f"they fall in a share of the samples: {', '.join(wrong)}."
+        f"In the mean of the samples, the log-odds of helping rise with alpha, and faster than along the controls, "
+        f"{in_which(held)} (section C7 has the intervals); they fall in a share of the samples: {', '.join(wrong)}."
     )
 
 # %% ../../nbs/evidence/30_steering_conclusions.ipynb #e0b0aa70
@@ -61,16 +62,21 @@ def describe_breakdown(
         lost[model, direction] = coherent[0.0] - coherent.iloc[[0, -1]].to_numpy()  # at the lowest and highest alpha
     probe = {titles[model]: values for (model, direction), values in lost.items() if direction == "probe"}
     negative = {title: bool(low > high) for title, (low, high) in probe.items()}
-    numbers = ", ".join(f"{title} {-100 * low:+.0f} and {-100 * high:+.0f}" for title, (low, high) in probe.items())
+    numbers = ", ".join(f"{title} {_points(low)} and {_points(high)}" for title, (low, high) in probe.items())
     by_control = [values.max() for (_, direction), values in lost.items() if direction != "probe"]
     lines = [
         "Coherent samples at the lowest and the highest alpha, against the unsteered model, in percentage points: "
         f"{numbers}.",
-        f"It falls more at the negative end {in_which(negative)}.",
+        f"It falls more at the negative end {in_which(negative)}; one sample of thirty is 3 points.",
     ]
-    if by_control:
+    if max(by_control, default=0) > 0:
         lines.append(f"Along a control it falls by up to {100 * max(by_control):.0f} points.")
     return lines
+
+
+def _points(lost: float) -> str:
+    "A change in percentage points, from the share that was lost."
+    return f"{round(-100 * lost) + 0:+d}"
 
 # %% ../../nbs/evidence/30_steering_conclusions.ipynb #e01cba3d
 def describe_response(
@@ -90,7 +96,8 @@ def describe_response(
     starts = ", ".join(f"{titles[model]} {value:.2f}" for model, value in unsteered.items())
     return [
         f"From the lowest to the highest alpha the word score moves by {', '.join(numbers)}.",
-        f"It rises farther along the probe than it moves along the controls {in_which(held)}.",
+        f"In the mean of the samples it rises farther along the probe than it moves along the controls "
+        f"{in_which(held)}; section C7 says whether this is more than chance.",
         f"Unsteered it is {starts}; a model that starts near 1 has no room above.",
     ]
 
@@ -102,13 +109,14 @@ def describe_gap(
     "Whether the layer that detects best is the one that steers best (section 5.1)."
     same, named = {}, []
     for model, rows in points.groupby("model", sort=False):
-        highest = rows[rows["auroc"] == rows["auroc"].max()]["layer"].tolist()
-        steers = rows.loc[rows["success_rate"].idxmax()]
-        same[titles[model]] = bool(steers["layer"] in highest)
-        layers = " or ".join(map(str, highest))
-        named.append(f"{titles[model]} layer {layers} detects and layer {steers['layer']:.0f} steers best")
+        detects, steers = (
+            rows[rows[column] == rows[column].max()]["layer"].tolist() for column in ("auroc", "success_rate")
+        )
+        same[titles[model]] = detects == steers
+        first, second = (" or ".join(map(str, layers)) for layers in (detects, steers))
+        named.append(f"{titles[model]} layer {first} detects and layer {second} steers best")
     return [
-        f"The steered layer with the highest AUROC also has the highest strict success rate {in_which(same)}.",
+        f"The steered layer with the highest AUROC, and it alone, steers best by the strict rule {in_which(same)}.",
         f"{'; '.join(named)}.",
     ]
 
@@ -127,5 +135,5 @@ def describe_layers(
         named.append(f"{titles[model]} {', '.join(said)}")
     return [
         f"Strict success by layer: {'; '.join(named)}.",
-        f"The 95% intervals of two layers lie apart {in_which(differ)}; elsewhere no layer is shown to steer better.",
+        f"The 95% intervals of two layers lie apart {in_which(differ)}. Where they do not, no layer is shown to lead.",
     ]

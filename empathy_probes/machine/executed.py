@@ -6,26 +6,31 @@
 __all__ = ['reading_copy']
 
 # %% ../../nbs/machine/23_executed.ipynb #ebc99828
+import json
+import re
+from ast import literal_eval
 from pathlib import Path
 
 import nbformat
 
+from .store import whole_file
+
 # %% ../../nbs/machine/23_executed.ipynb #3b42e45a
 def reading_copy(
-    executed: str | Path,  # a section notebook that papermill has run
+    executed: str | Path,  # a section notebook that has run
     folder: str | Path,  # where its copy goes, under the same name
 ) -> Path:  # of the copy
     """
     Write what a reader of an executed section wants to see. Raises `ValueError` for a notebook that stopped at an
-    error or was not run by papermill.
+    error.
     """
     notebook = nbformat.read(executed, as_version=4)
     tagged = {tag: cell for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
-    if not {"parameters", "injected-parameters"} <= set(tagged):
-        raise ValueError(f"{executed} was not run by papermill: run it with `papermill` or `make reproduce` first")
     if any(output.output_type == "error" for cell in notebook.cells for output in cell.get("outputs", [])):
         raise ValueError(f"{executed} stopped at an error: mend what it says, and run it again")
-    tagged["parameters"].source = _named_parameters(tagged["parameters"].source, tagged["injected-parameters"].source)
+    if "injected-parameters" in tagged:
+        defaults, injected = tagged["parameters"], tagged["injected-parameters"]
+        defaults.source = _named_parameters(defaults.source, injected.source)
     notebook.cells = [cell for cell in notebook.cells if not _left_out(cell)]
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
@@ -34,7 +39,8 @@ def reading_copy(
     notebook.metadata = {"kernelspec": notebook.metadata.kernelspec}
     path = Path(folder) / Path(executed).name
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
+    with whole_file(path) as partial:
+        partial.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
     return path
 
 
@@ -45,13 +51,15 @@ def _left_out(cell) -> bool:
 
 def _named_parameters(defaults: str, injected: str) -> str:
     "The cell of parameters with the names of preset and concept that were asked for, and the default places."
-    asked = dict(line.split(" = ", 1) for line in injected.splitlines() if " = " in line)
+    asked = {name: literal_eval(value) for name, value in re.findall(r"^(\w+) = (.+)$", injected, re.MULTILINE)}
     lines = []
     for line in defaults.splitlines():
         name, _, rest = line.partition(" = ")
         value, mark, comment = rest.partition("  # ")
-        if name in ("preset", "concept", "models") and name in asked:
-            value = f'"{Path(asked[name].strip(chr(34))).stem}"' if asked[name] != '""' else '""'
+        if name == "models" and name in asked:
+            value = json.dumps(asked[name])
+        elif name in ("preset", "concept") and name in asked:
+            value = json.dumps(Path(asked[name]).name.removesuffix(".yaml"))
         lines.append(f"{name} = {value}{mark}{comment}")
     return "\n".join(lines)
 
