@@ -52,7 +52,7 @@ def describe_helping(
 
 # %% ../../nbs/evidence/30_steering_conclusions.ipynb #e0b0aa70
 def describe_breakdown(
-    breakdown: pd.DataFrame,  # model, direction, alpha, coherent (share of the samples)
+    breakdown: pd.DataFrame,  # model, direction, alpha, n, coherent (share of the n samples)
     titles: dict[str, str],  # key and title of each model
 ) -> list[str]:  # sentences
     "On which side samples break, along the probe and along the controls (section 4.5)."
@@ -67,7 +67,8 @@ def describe_breakdown(
     lines = [
         "Coherent samples at the lowest and the highest alpha, against the unsteered model, in percentage points: "
         f"{numbers}.",
-        f"It falls more at the negative end {in_which(negative)}; one sample of thirty is 3 points.",
+        f"It falls more at the negative end {in_which(negative)}; "
+        f"one sample is {100 / breakdown['n'].min():.1f} points.",
     ]
     if max(by_control, default=0) > 0:
         lines.append(f"Along a control it falls by up to {100 * max(by_control):.0f} points.")
