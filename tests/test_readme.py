@@ -8,12 +8,14 @@ import pytest
 from empathy_probes.machine.presets import load_preset
 from empathy_probes.evidence.crossed import describe_carriers
 from empathy_probes.evidence.size import broken_controls, describe_sizes
+from empathy_probes.games.outcomes import describe_play
 from empathy_probes.games.slopes import answers, describe_forks, describe_need
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SIZE = pd.read_csv(ROOT / "figures/ladder/size.csv")
 CROSSED = pd.read_csv(ROOT / "figures/ladder/crossed.csv")
+PLAYED = [pd.read_csv(ROOT / f"figures/ladder/{name}.csv") for name in ("competence", "play_rates", "deed_slopes")]
 FORKS, CHANGES = (pd.read_csv(ROOT / f"figures/ladder/{name}.csv") for name in ("fork_slopes", "figure23"))
 CHOSEN = CROSSED[CROSSED.detector == "logistic_regression"].drop_duplicates("model").set_index("model").layer
 AT_CHOSEN = CROSSED[(CROSSED.detector == "mean_difference") & (CROSSED.layer == CROSSED.model.map(CHOSEN))]
@@ -24,6 +26,7 @@ TITLES = {key: spec.title for key, spec in load_preset("ladder").models.items()}
     *describe_sizes(SIZE, TITLES), broken_controls(SIZE, TITLES), *describe_carriers(AT_CHOSEN, TITLES),
     *describe_forks(FORKS, CHANGES, TITLES),
     describe_need(answers(pd.read_csv(ROOT / "figures/ladder/forks.csv")), TITLES),
+    *describe_play(*PLAYED, TITLES),
 ])
 def test_a_finding_stands_there_with_its_models_and_numbers(sentence):
     assert sentence in README
