@@ -74,6 +74,7 @@ def write_notebook(home: Path, page: Path, preset: str = "", note: str = "", end
     title, *rest = [cell for cell in notebook.cells if shown(cell, lambda text: relink(text, home, preset))]
     note = " ".join(text for text in (note, backlinks(home)) if text)
     notebook.cells = [title, *prose(note), *rest, *prose(end)]
+    notebook.metadata.pop("widgets", None)  # the state of a form, for which pages would fetch scripts
     notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}  # it knows lines with % and !
     write(page, nbformat.writes(notebook))
     return title.source
