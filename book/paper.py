@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from book.shared import ROOT, on_github, page_of, table, title_of
+from empathy_probes.evidence.verdicts import VERDICTS
 
 KINDS = {
     "equation": "Equations",
@@ -17,7 +18,6 @@ KINDS = {
     "claim": "Claims",
     "more": "Behind the numbers, and beyond them",
 }
-VERDICTS = ["reproduced", "differs", "artefact of the definition", "cannot be recomputed"]
 ABOUT = """# From the paper to the code
 
 What is in the paper, the notebook that makes it here, the function that does the work, and the file that comes out. The
