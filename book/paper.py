@@ -94,7 +94,7 @@ def claims_page() -> str:
     for _, row in summary.iterrows():
         place = f"claim-{address(row['claim'])}"
         functions = sorted({name for name in numbers[numbers.claim == row["claim"]].function if name})
-        lines.append([f"[{row['claim']}](#{place})", row["numbers"], *row[VERDICTS]])
+        lines.append([f"[{row['claim']}](#{place})", row["numbers"], *row[list(VERDICTS)]])
         texts += [f"({place})=\n## {row['claim']}", row["finding"], claim_links(row, functions)]
     about = ABOUT_CLAIMS.format(page=f"/{page}", table=every)
     return "\n\n".join([about, table(["claim", "numbers", *VERDICTS], lines), *texts])
