@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHECKED_CONDITIONS', 'CHECKED_TOKENS', 'PAPER_PARAMETERS', 'MODELS', 'DEVICES', 'Measured', 'measure_model',
            'count_texts', 'costs_table', 'sweep_growth', 'scaled_costs', 'assumed_costs', 'jobs_of', 'schedule',
-           'schedules']
+           'schedules', 'describe_steps', 'describe_schedules']
 
 # %% ../../nbs/evidence/10_cost.ipynb #e5920db4
 import heapq
@@ -222,3 +222,41 @@ def schedules(
             row |= {"device_hours": total / 3600, "busy_percent": 100 * total / (devices * last)}
             rows.append(row | {"loading_percent": 100 * jobs.loading.sum() / total})
     return pd.DataFrame(rows)
+
+# %% ../../nbs/evidence/10_cost.ipynb #7f87b910
+def describe_steps(
+    costs: dict[str, StepCosts],  # measured, by model
+    parameters: dict[str, int],  # of each model
+    titles: dict[str, str],  # key and title of each model
+) -> list[str]:  # sentences
+    "What more rows cost in a model, and what more parameters cost."
+    ratios = {key: f"{own.steps[-1] / own.steps[0]:.1f} ({own.rows[-1]} rows)" for key, own in costs.items()}
+    said = ", ".join(f"{titles[key]} {ratio}" for key, ratio in ratios.items())
+    lines = [f"A step of a full batch takes so many times as long as a step of one row: {said}."]
+    smallest, largest = min(costs, key=parameters.get), max(costs, key=parameters.get)
+    if smallest != largest:
+        shared = max(set(costs[smallest].rows) & set(costs[largest].rows))
+        slow, fast = (costs[key].steps[costs[key].rows.index(shared)] for key in (largest, smallest))
+        lines.append(
+            f"{titles[largest]} has {parameters[largest] / parameters[smallest]:.1f} times the parameters of "
+            f"{titles[smallest]}, and a step of {shared} rows takes {slow / fast:.1f} times as long; scaled costs assume "
+            "that the two ratios are equal."
+        )
+    return lines
+
+
+def describe_schedules(
+    planned: pd.DataFrame,  # from `schedules`
+) -> list[str]:  # one sentence per kind of device
+    "Whether smaller jobs are worth their loading, by the size of the cluster."
+    lines = []
+    for machine, rows in planned.groupby("machine", sort=False):
+        whole, parts = (rows[rows["a_job_per"] == split].set_index("devices") for split in ("model", "layer"))
+        gain = whole["minutes"] / parts["minutes"]
+        few, many = gain.index[[0, -1]]
+        lines.append(
+            f"{machine}: a hundred models take {whole['device_hours'].iloc[0]:.1f} hours of one device. Jobs per layer, "
+            f"which load more often, make the whole {gain[few]:.2f} times as fast on {few} devices, and "
+            f"{gain[many]:.2f} times on {many}."
+        )
+    return lines

@@ -98,7 +98,7 @@ def beside_depth(
     joined = ours[["model", "layer", "depth", column]].copy()
     for model, theirs in paper_detection().groupby("model", sort=False):
         nearest = [(theirs.depth - depth).abs().idxmin() for depth in ours.depth]
-        joined[f"paper: {paper_values()['models'][model]}"] = theirs[column][nearest].to_numpy()
+        joined[f"{column} of {paper_values()['models'][model]}"] = theirs[column][nearest].to_numpy()
     return joined
 
 # %% ../../nbs/evidence/11_published.ipynb #8de5a12b
