@@ -71,21 +71,21 @@ def describe_uncertainty(
         said.append(f"by the {definition} definition {in_which(held)}")
     left = (holm(by_layer["p"]) < 0.05).sum()
     lines.append(
-        f"Steering succeeds more often than with shuffled samples (p < 0.05) {'; '.join(said)}. Of {len(by_layer)} rates "
-        f"of single layers {left} do so after Holm's correction for so many tests."
+        f"Steering succeeds more often than with shuffled samples (p < 0.05) {'; '.join(said)}. Of {len(by_layer)} "
+        f"rates of single layers {left} do so after Holm's correction for so many tests."
     )
     return lines
 
 
 def describe_choice(
-    choice: pd.DataFrame,  # measure (auroc or word score), cost: what the best choice made afterwards would have added
+    choice: pd.DataFrame,  # measure (auroc or word score), cost: what the best choice made afterwards would add
 ) -> str:  # a sentence
     "What it costs to choose layer and alpha before the test (section C3)."
-    costs = choice.dropna(subset="cost").groupby("measure", sort=False)["cost"].agg(["mean", "size"])
+    costs = choice.dropna(subset="cost").groupby("measure", sort=False)["cost"].mean().rename({"auroc": "AUROC"})
     if costs.empty:
         return "What the choice of layer and alpha costs cannot be measured here."
-    said = " and ".join(f"{row['mean']:.3f} of the {measure}" for measure, row in costs.iterrows())
-    return f"To choose layer and alpha before the test, not after it, costs {said.replace('auroc', 'AUROC')} in the mean."
+    said = " and ".join(f"{cost:.3f} of the {measure}" for measure, cost in costs.items())
+    return f"To choose layer and alpha before the test, not after it, costs {said} in the mean."
 
 # %% ../../nbs/evidence/31_companion_conclusions.ipynb #141e2d2f
 def describe_probes_against_words(

@@ -239,8 +239,8 @@ def describe_steps(
         slow, fast = (costs[key].steps[costs[key].rows.index(shared)] for key in (largest, smallest))
         lines.append(
             f"{titles[largest]} has {parameters[largest] / parameters[smallest]:.1f} times the parameters of "
-            f"{titles[smallest]}, and a step of {shared} rows takes {slow / fast:.1f} times as long; scaled costs assume "
-            "that the two ratios are equal."
+            f"{titles[smallest]}, and a step of {shared} rows takes {slow / fast:.1f} times as long; scaled costs "
+            "assume that the two ratios are equal."
         )
     return lines
 
@@ -255,8 +255,8 @@ def describe_schedules(
         gain = whole["minutes"] / parts["minutes"]
         few, many = gain.index[[0, -1]]
         lines.append(
-            f"{machine}: a hundred models take {whole['device_hours'].iloc[0]:.1f} hours of one device. Jobs per layer, "
-            f"which load more often, make the whole {gain[few]:.2f} times as fast on {few} devices, and "
+            f"{machine}: a hundred models take {whole['device_hours'].iloc[0]:.1f} hours of one device. Jobs per "
+            f"layer, which load more often, make the whole {gain[few]:.2f} times as fast on {few} devices, and "
             f"{gain[many]:.2f} times on {many}."
         )
     return lines
