@@ -38,11 +38,11 @@ def describe_claims(
 ) -> list[str]:  # sentences
     "How the verdicts fall, and where steering succeeds more often than with shuffled samples (section C2)."
     counts = claims["verdict"].value_counts()
-    said = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
+    said = ", ".join(f"{name} ({counts[name]})" for name in VERDICTS if name in counts)
     held = {titles[row.model]: bool(row.p < 0.05) for row in by_model.itertuples()}
     rates = [f"{titles[row.model]} {row.success_rate:.1%} against {row.null_mean:.1%}" for row in by_model.itertuples()]
     return [
-        f"Of {len(claims)} numbers: {said}.",
+        f"The verdicts on {len(claims)} numbers: {said}.",
         f"Steering succeeds more often than with shuffled samples (p < 0.05) {in_which(held)} ({', '.join(rates)}).",
     ]
 
