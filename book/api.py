@@ -7,9 +7,7 @@ from types import ModuleType
 
 from fastcore.docments import docments
 
-from book.shared import ROOT, table, title_of, toctree
-
-PARTS = ["method", "evidence", "machine", "games"]
+from book.shared import CHAPTERS, ROOT, table, title_of, toctree
 
 
 def modules(part: str) -> list[tuple[Path, ModuleType]]:
@@ -74,8 +72,8 @@ def api_page(part: str) -> str:
 
 def api_pages() -> dict[str, str]:  # text by page
     "All pages of the API."
-    names = {part: [module.__name__.split(".")[-1] for _, module in modules(part)] for part in PARTS}
+    names = {part: [module.__name__.split(".")[-1] for _, module in modules(part)] for part in CHAPTERS}
     lines = [f"- [{part}](/api/{part}.md): {', '.join(found)}" for part, found in names.items()]
     about = "Every public function and class, with the comments beside its parameters; {ref}`genindex` goes by letter."
-    index = "\n\n".join(["# API", about, "\n".join(lines), toctree(f"api/{part}.md" for part in PARTS)])
-    return {"api/index.md": index} | {f"api/{part}.md": api_page(part) for part in PARTS}
+    index = "\n\n".join(["# API", about, "\n".join(lines), toctree(f"api/{part}.md" for part in CHAPTERS)])
+    return {"api/index.md": index} | {f"api/{part}.md": api_page(part) for part in CHAPTERS}

@@ -27,7 +27,7 @@ PARTS = {
     "games": ("Games", "What a model does instead of what it says: small worlds in which a deed has a price."),
     "guides": ("Guides", "From an empty folder to a result of your own."),
 }
-ABOUT_SECTIONS = """The section notebooks follow the paper section by section; those with a C are the companion's own. Each
+ABOUT_SECTIONS = """The section notebooks follow the paper section by section; 3.5 and those with a C are the companion's own. Each
 puts the paper's numbers beside its own and says what to make of the difference. Here they are with the results of two
 presets; where there is a dash, no results are committed."""
 RESULTS = {
@@ -108,12 +108,15 @@ def write_part(part: str) -> Path:
 def write_preset(preset: str) -> Path:
     "The sections that a preset has executed, and a page that lists them."
     title, about = RESULTS[preset]
-    there = {section: place for section in sections() if (place := executed(section, preset))}
-    for section, place in there.items():
-        write_notebook(section, place, preset, f"*Executed with the preset `{preset}`.*")
-    lines = [f"- [{title_of(section)}](/{place})" for section, place in there.items()]
+    lines, there = [], []
+    for section in sections():
+        for place in executed(section, preset):
+            model = place.stem.removeprefix(section.stem).strip("-")
+            write_notebook(section, place, preset, f"*Executed with the preset `{preset}`{model and f', model `{model}`'}.*")
+            lines.append(f"- [{title_of(section)}{model and f' ({model})'}](/{place})")
+            there.append(place)
     nothing = "No results are committed yet; [The paper's sections](/sections.md) leads to the notebooks."
-    write(Path("figures", preset, "index.md"), "\n\n".join([f"# {title}", about, "\n".join(lines) or nothing, toctree(there.values())]))
+    write(Path("figures", preset, "index.md"), "\n\n".join([f"# {title}", about, "\n".join(lines) or nothing, toctree(there)]))
     return Path("figures", preset, "index.md")
 
 
@@ -125,7 +128,7 @@ def write_sections() -> Path:
         if not any(places):
             without.append(section)
             write_notebook(section, section, note="*This is the notebook as it is kept: no results are committed.*")
-        links = [f"[results](/{place})" if place else "–" for place in places]
+        links = [" ".join(f"[results](/{place})" for place in found) or "–" for found in places]
         clean = f"/{section}" if section in without else on_github(section)
         lines.append([title_of(section), *links, f"[notebook]({clean})"])
     shown = table(["section", *PRESETS, "without results"], lines)

@@ -26,8 +26,8 @@ second of the paper's released data.
 """
 ABOUT_CLAIMS = """# The paper's claims
 
-The paper's author released the data behind its numbers. Every number of the abstract, results, tables and captions was computed
-again from them, without a model. Of each claim, this is how many numbers it rests on, and what became of them.
+The paper's author released the data behind most of its numbers. The numbers of the abstract, results, tables and captions were
+computed again from them, without a model. Of each claim, this is how many numbers it rests on, and what became of them.
 [Section C2]({page}) explains the verdicts, and [a table]({table}) has every number.
 """
 

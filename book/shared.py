@@ -6,7 +6,8 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 GITHUB = "https://github.com/empathy-probes/empathy_probes"
-PARTS = ["method", "evidence", "machine", "games", "guides"]
+CHAPTERS = ["method", "evidence", "machine", "games"]  # the parts that make modules
+PARTS = [*CHAPTERS, "guides"]
 PRESETS = ["ladder", "published"]  # whose executed sections are committed
 
 
@@ -18,10 +19,11 @@ def sections() -> list[Path]:
     return sorted((path.relative_to(ROOT) for path in (ROOT / "nbs/sections").glob("*.ipynb")), key=order)
 
 
-def executed(section: Path, preset: str) -> Path | None:
-    "A section notebook with a preset's results; None if it is not there."
-    place = Path("figures", preset, "sections", section.name)
-    return place if (ROOT / place).exists() else None
+def executed(section: Path, preset: str) -> list[Path]:
+    "A section notebook with a preset's results: one, or one for each model where models run by themselves; none if it did not run."
+    folder = ROOT / "figures" / preset / "sections"
+    alone = folder.glob(f"{section.stem}.ipynb")
+    return [place.relative_to(ROOT) for place in [*alone, *sorted(folder.glob(f"{section.stem}-*.ipynb"))]]
 
 
 def page_of(path: Path, preset: str = "") -> Path | None:
@@ -33,7 +35,7 @@ def page_of(path: Path, preset: str = "") -> Path | None:
     if path.parent == Path("nbs") and path.name in PARTS:
         return path / "index.md"
     if path.parent == Path("nbs/sections"):
-        return next((place for name in (preset, *PRESETS) if (place := executed(path, name))), path)
+        return next((place for name in (preset, *PRESETS) for place in executed(path, name)), path)
     return path if path.suffix == ".ipynb" else None
 
 

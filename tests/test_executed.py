@@ -10,7 +10,7 @@ from empathy_probes.machine.presets import load_preset
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED = sorted(ROOT.glob("figures/*/sections/*.ipynb"))
 COMMITTED = [path for path in EXECUTED if path.parts[-3] not in ("mini", "smoke")]  # those two are not under git
-PLACES = re.compile(r"(?<![\w:/])/(?:home|root|tmp|work|Users|mnt|usr)/\S*|[A-Z]:\\Users")
+PLACES = re.compile(r"(?<![\w:/])/(?:home|root|tmp|work|Users|mnt|usr|opt|scratch)/\S*|[A-Z]:\\Users")
 KEYS = {key for preset in ("ladder", "paper") for key in load_preset(preset).models}
 
 
@@ -45,12 +45,12 @@ class TestExecuted:
 
     def test_no_table_is_empty_and_none_names_a_model_by_its_key(self, path):
         for text in map(shown, outputs(path)):
-            assert "Empty DataFrame" not in text and "<tbody>\n  </tbody>" not in text
+            assert "Empty DataFrame" not in text and "There is nothing to show." not in text
             assert [key for key in KEYS if re.search(rf"(?<![\w./-]){re.escape(key)}(?![\w./-])", text)] == []
 
-    def test_it_ends_in_what_it_found(self, path):
+    def test_it_ends_in_sentences_that_were_computed(self, path):
         last = shown(outputs(path)[-1])
-        assert len(last.split()) > 5
+        assert last.startswith("- ") or path.stem[:2] in ("32", "34")  # those two prepare, and end in a table
 
 
 @pytest.mark.parametrize("path", [path for path in COMMITTED if path.parts[-3] == "published"], ids=lambda path: path.stem)

@@ -186,7 +186,7 @@ def carrier(
     if signs == {"deed": 1, "words": 1}:
         ratio = rows.loc["deed / words"]
         more = "the words more" if ratio["upper"] < 1 else "the deed more" if ratio["lower"] > 1 else "perhaps alike"
-        return f"both, {more}"
+        return f"both ({more})"
     shown = [f"the {name}" if sign > 0 else f"the opposite of the {name}" for name, sign in signs.items() if sign]
     hidden = [f"the {name}" for name, sign in signs.items() if not sign]
     return (" and ".join(shown) or "nothing") + (f" (not shown: {', '.join(hidden)})" if hidden else "")

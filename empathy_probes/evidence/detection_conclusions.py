@@ -21,7 +21,7 @@ def in_which(
         return f"in {_listed(yes)}"
     if yes:
         return f"in {_listed(yes)}, but not in {_listed(no)}"
-    return f"in none of {_listed(no)}" if len(no) > 1 else f"not in {no[0]}"
+    return f"in none of {_listed(no)}" if len(no) > 1 else f"in no model ({no[0]})"
 
 
 def _listed(names: list[str]) -> str:
@@ -42,6 +42,8 @@ def describe_word_detectors(
     ]
     if low > 0.5:
         lines.append("So words alone tell the classes apart, and a probe has to be compared with this number, not 0.5.")
+    elif high < 0.5:
+        lines.append("So words alone tell the classes apart, but point the other way.")
     else:
         lines.append("So words alone are not shown to tell the classes apart.")
     return lines
@@ -74,7 +76,7 @@ def describe_replaced_words(
         f"Replacing the keywords by synonyms changes the AUROC most in {titles[largest]}, by {change[largest]:+.3f}; "
         f"that of the keyword count changes from {counted['original']:.3f} to {counted['ablated']:.3f}."
     ]
-    if counted["original"] <= 0.5:
+    if counted["ablated"] < counted["original"] <= 0.5:
         lines.append(
             "The count did not rank the positive texts higher before. It ranks them lower now, since only they changed."
         )
@@ -113,7 +115,7 @@ def describe_agreement(
     "How far the models agree on single texts within a class (section 4.2)."
     lowest = {kind: float(correlations.to_numpy().min()) for kind, correlations in agreement.items()}
     said = ", ".join(f"{value:.2f} among the {kind}" for kind, value in lowest.items())
-    verdict = "agree" if min(lowest.values()) > 0.5 else "do not agree"
+    verdict = "agree (all are above 0.5)" if min(lowest.values()) > 0.5 else "do not agree (not all are above 0.5)"
     return f"The lowest rank correlation between two models' projections is {said}: on single texts they {verdict}."
 
 # %% ../../nbs/evidence/29_detection_conclusions.ipynb #0e5e202f

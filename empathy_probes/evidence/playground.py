@@ -19,7 +19,7 @@ from ..machine.controls import matched_lengths
 from ..machine.generation import check_steerable, sample_tokens
 from ..machine.models import shared_model
 from ..machine.parameters import Study
-from ..machine.presets import ModelSpec, block_indices, chosen_scenarios
+from ..machine.presets import ModelSpec, chosen_scenarios
 from ..machine.study import read_probes
 from .tokens import ShadedTexts, show_tokens
 
@@ -35,7 +35,7 @@ def three_pushes(
     push = np.float32(dose * probes.separations[i]) * probes.mean_difference[i]
     axis = random_direction(len(push), "playground", study.seed, spec.key, layer)
     model, tokenizer = shared_model(spec, study.preset.device)
-    matched = (block_indices(spec)[i], {dose: push}, {"random": axis[None]}, study.folder(spec) / "lengths.jsonl")
+    matched = (layer, {dose: push}, {"random": axis[None]}, study.folder(spec) / "lengths.jsonl")
     [length] = matched_lengths(model, tokenizer, *matched)["random", dose]
     control = np.float32(np.sign(dose) * length) * axis
     return {"unsteered": np.zeros_like(push), f"dose {dose:+.2g}": push, "random direction": control}
@@ -45,7 +45,7 @@ def answer_prompt(
     study: Study,
     spec: ModelSpec,  # one of its models
     prompt: str,  # put into the chat template if the model has one
-    layer: int,  # one of `spec.layers`, where the push is added and the answers are read
+    layer: int,  # one of `spec.layers`, where the answers are read; the push is added to the output of this block
     dose: float,  # distances of the class means
 ) -> ShadedTexts:
     """
@@ -56,9 +56,9 @@ def answer_prompt(
         raise ValueError("the prompt is empty; write something that the model can answer")
     model, tokenizer = shared_model(spec, study.preset.device)
     check_steerable(model)
-    pushes, block = three_pushes(study, spec, layer, dose), block_indices(spec)[spec.layers.index(layer)]
+    pushes = three_pushes(study, spec, layer, dose)
     ids = encode_prompt(tokenizer, prompt, spec.chat_template)
-    batch = start(model, [Row(ids, {block: push}) for push in pushes.values()], room=spec.max_new_tokens)
+    batch = start(model, [Row(ids, {layer: push}) for push in pushes.values()], room=spec.max_new_tokens)
     numbers = np.random.default_rng(seed_of("playground", study.seed)).random(spec.max_new_tokens)
     uniforms = torch.tensor(np.tile(numbers, (len(pushes), 1)))
     found, _, _ = sample_tokens(batch, uniforms, study.preset.temperature, end_tokens(model, tokenizer))

@@ -287,5 +287,7 @@ def broken_controls(
     "The models whose text does not hold together along a control, so that it is no fair one there."
     ends = table[table["finding"].str.startswith("coherent") & table["direction"].isin(CONTROLS)]
     broken = ends[ends["value"] < BROKEN_COHERENCE]["model"].unique()
-    names = ", ".join(titles[model] for model in broken) or "no model"
-    return f"At an end of the doses fewer than half of the samples along a control are coherent in {names}."
+    if not len(broken):
+        return "At both ends of the doses at least half of the samples along each control are coherent, in every model."
+    names = ", ".join(titles[model] for model in broken)
+    return f"At an end of the doses fewer than half of the samples along a control are coherent: {names}."

@@ -7,6 +7,7 @@ __all__ = ['FORMATS', 'TABLE3_COLUMNS', 'detection_row', 'table1', 'table2', 'as
            'table3', 'scenario_or_first', 'table4', 'save_table']
 
 # %% ../../nbs/evidence/17_tables.ipynb #dba99c06
+import re
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -93,8 +94,17 @@ FORMATS = {  # how a column's name, or its last part, begins: the format of its 
     "auroc": ".3f",
     "accuracy": ".1%",
     "binary_accuracy": ".1%",
+    "precision": ".1%",
+    "recall": ".1%",
+    "f1": ".1%",
+    "specificity": ".1%",
     "success": ".1%",
     "coherence": ".1%",
+    "coherent": ".1%",
+    "all_three": ".1%",
+    "same": ".1%",
+    "right": ".1%",
+    "wrong_way": ".1%",
     "baseline": ".1%",
     "low": ".1%",
     "high": ".1%",
@@ -139,7 +149,9 @@ def _cell(value, column: str, decimals: int = 2) -> str:
         formats = [shape for start, shape in FORMATS.items() if name.startswith(f"{start}_")]
         return format(value, formats[0] if formats else f".{decimals}f")
     text = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
-    return text or "(empty)"
+    if column != "text":
+        return text
+    return re.sub(r"([$`*\[\]])", r"\\\1", text) or "(empty)"  # what a model wrote is no formula, and no link
 
 # %% ../../nbs/evidence/17_tables.ipynb #3cc414ed
 def show_table(

@@ -77,10 +77,10 @@ def class_scale(
     direction: np.ndarray,  # unit vector [width]
     positive: np.ndarray,  # activations of the positive training texts, without the first token [text, width]
     negative: np.ndarray,  # activations of the negative ones [text, width]
-    distance: float,  # between the class means
 ) -> Scale:
-    "The values of tokens begin at the midpoint of the classes."
-    return Scale(np.mean([project(side, direction).mean() for side in (positive, negative)]), distance)
+    "The values of tokens begin at the midpoint of the classes, and 1 is the distance between their means."
+    above, below = (project(side, direction).mean() for side in (positive, negative))
+    return Scale((above + below) / 2, above - below)
 
 
 def measure_pieces(
@@ -184,7 +184,8 @@ def farthest_words(
         words = measured.assign(word=measured["text"].str.strip()).dropna()
         words = words[words["word"].str.contains(r"\w")]
         means = words.groupby("word", sort=False)["value"].mean().sort_values(kind="stable")
-        ends = {"highest": means.index[::-1][:count], "lowest": means.index[:count]}
+        most = min(count, len(means) // 2)  # so that no word is at both ends
+        ends = {"highest": means.index[::-1][:most], "lowest": means.index[:most]}
         row = {"text": heading, "mean": mean_value(measured)}
         rows.append(row | {end: ", ".join(found) for end, found in ends.items()})
     return pd.DataFrame(rows)
@@ -212,7 +213,7 @@ def read_tokens(
     i, path = spec.layers.index(layer), study.folder(spec) / "tokens.jsonl"
     probes, train = read_probes(study, spec), read_split(study, spec, "train", "mean_without_first")
     direction = probes.mean_difference[i]
-    scale = class_scale(direction, train.positive[:, i], train.negative[:, i], probes.separations[i])
+    scale = class_scale(direction, train.positive[:, i], train.negative[:, i])
     kept = {row["key"]: row["projections"] for row in read_lines(path, ["key", "projections"])}
     found = {}
     for heading, text in texts.items():

@@ -120,14 +120,14 @@ def describe_play(
     rates: pd.DataFrame,  # from `play_rates`
     slopes: pd.DataFrame,  # from `deed_slopes`
     titles: dict[str, str],  # key and title of each model
-) -> list[str]:  # a sentence or two for each model
+) -> list[str]:  # sentences: on those that cannot play, and on each that can
     "Who can play, and whether deeds follow the dose."
-    lines = []
+    lines, cannot = [], []
     for row in able.to_dict("records"):
         where = f"{titles[row['model']]}, in games after EIA ({row['n']} variants): "
         shown = f"the legal actions have {row['mass']:.2f} of the probability, and competence is {_with_interval(row)}"
         if not row["can_play"]:
-            lines.append(f"{where}{shown}. It cannot play, so that its deeds are not counted.")
+            cannot.append(f"{titles[row['model']]} {row['mass']:.2f} and {_with_interval(row)} ({row['n']} variants)")
             continue
         own = slopes[slopes["model"] == row["model"]].set_index("measure").rename(columns={"slope": "value"})
         deeds = rates.query("model == @row['model'] and measure == 'deed' and direction == 'probe' and alpha == 0")
@@ -143,6 +143,11 @@ def describe_play(
             f"Of the decisions in which a deed is open, the share of deeds moves by {said['beyond_decoy']} beyond the "
             f"decoy's, and {said['lost']} points are lost. "
             f"Deeds {'follow the dose' if follow else 'are not shown to follow the dose'}."
+        )
+    if cannot:
+        lines.append(
+            "Cannot play games after EIA, so that nothing is concluded from the deeds in them (probability of all "
+            f"legal actions, and competence): {'; '.join(cannot)}."
         )
     return lines
 

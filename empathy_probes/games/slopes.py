@@ -112,7 +112,7 @@ def answer_changes(
 SAID = {  # measure: what may move with the dose
     "words": "What is said at the fork (word score)",
     "deed": "What is done (the deed's answer to a need, in nats)",
-    "beyond": "The same beyond the decoy's",
+    "beyond": "The deed's answer beyond that of the decoy",
 }
 
 

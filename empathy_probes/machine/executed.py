@@ -54,13 +54,13 @@ def _named_parameters(defaults: str, injected: str) -> str:
     asked = {name: literal_eval(value) for name, value in re.findall(r"^(\w+) = (.+)$", injected, re.MULTILINE)}
     lines = []
     for line in defaults.splitlines():
-        name, _, rest = line.partition(" = ")
+        name, equals, rest = line.partition(" = ")
         value, mark, comment = rest.partition("  # ")
-        if name == "models" and name in asked:
+        if name in ("models", "seed") and name in asked:
             value = json.dumps(asked[name])
         elif name in ("preset", "concept") and name in asked:
             value = json.dumps(Path(asked[name]).name.removesuffix(".yaml"))
-        lines.append(f"{name} = {value}{mark}{comment}")
+        lines.append(f"{name}{equals}{value}{mark}{comment}")
     return "\n".join(lines)
 
 

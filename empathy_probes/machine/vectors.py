@@ -46,6 +46,8 @@ def _fault(
     if not by_layer:
         return "it holds no direction"
     for layer, vector in by_layer.items():
+        if layer < 0:
+            return f"layer {layer} is none; layers are counted from 0"
         if vector.dtype != np.float32 or vector.ndim != 1:
             return f"layer {layer} is {vector.dtype} {list(vector.shape)}, not float32 [width]"
         if not (np.isfinite(vector).all() and vector.any()):
@@ -187,9 +189,12 @@ def load_vector(
         raise FileNotFoundError(f"{path}: no such file; save_vector writes it")
     tensors, texts = READERS[ending](path, WAY_OUT)
     strange = sorted(name for name in tensors if not re.fullmatch(r"direction\.\d+", name))
-    if strange or "made_from" not in texts:
+    if strange:
         raise ValueError(f"{path}: no vector, but a file of {', '.join(strange)}; {WAY_OUT}")
-    by_layer = {int(name.removeprefix("direction.")): values for name, values in tensors.items()}
+    if "made_from" not in texts:
+        raise ValueError(f"{path}: does not say what made it; {WAY_OUT}")
+    numbers = sorted(int(name.removeprefix("direction.")) for name in tensors)
+    by_layer = {number: tensors[f"direction.{number}"] for number in numbers}
     fault = _fault(by_layer)
     if fault:
         raise ValueError(f"{path}: {fault}; {WAY_OUT}")
@@ -200,10 +205,10 @@ def load_vector(
 
 
 def _check_fits(path: Path, vector: Vector, model: PreTrainedModel) -> None:
-    "Raise `ValueError` if a model has another width than a vector, or lacks one of its layers."
+    "Raise `ValueError` if a model is of another kind or width than a vector's, or lacks one of its layers."
     width, blocks = model.config.get_text_config().hidden_size, len(find_blocks(model))
-    needed = len(next(iter(vector.by_layer.values())))
-    if width != needed or max(vector.by_layer) >= blocks:
-        found = f"it has width {needed} and layers {sorted(vector.by_layer)}, the model has width {width}"
-        way_out = f"load {vector.made_from['model']!r}, for which it was made"
-        raise ValueError(f"{path}: {found} and {blocks} blocks; {way_out}")
+    needed, kind = len(next(iter(vector.by_layer.values()))), vector.made_from["architecture"]
+    if model.config.model_type != kind or width != needed or max(vector.by_layer) >= blocks:
+        found = f"it is for a {kind!r} of width {needed} and has layers {sorted(vector.by_layer)}"
+        other = f"the model is a {model.config.model_type!r} of width {width} and {blocks} blocks"
+        raise ValueError(f"{path}: {found}, {other}; load {vector.made_from['model']!r}, for which it was made")

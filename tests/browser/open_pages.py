@@ -107,22 +107,28 @@ def jupyterlab(notebook: Path) -> Iterator[str]:
         options = ["--no-browser", "--allow-root", f"--port={root.rpartition(':')[2]}", "--IdentityProvider.token="]
         command = [sys.executable, "-m", "jupyter", "lab", *options, "--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
-            for _ in range(60):
-                with suppress(OSError):
-                    urlopen(f"{root}/api")
-                    break
-                sleep(1)
-            yield f"{root}/lab/tree/{notebook.name}"
-            server.terminate()
+            try:
+                for _ in range(60):
+                    with suppress(OSError):
+                        urlopen(f"{root}/api")
+                        break
+                    sleep(1)
+                yield f"{root}/lab/tree/{notebook.name}"
+            finally:
+                server.terminate()
 
 
 def press(page: Page, prompt: str) -> str:
     "Type a prompt into the playground, press its button, and wait for what it says."
     page.get_by_label("Prompt").fill(prompt)
-    button = page.get_by_role("button", name="Answer")
-    button.click()
-    page.wait_for_function("() => !document.querySelector('button.mod-primary').disabled", timeout=MINUTES * 60_000)
-    return page.locator(".widget-vbox").inner_text()
+    form = page.locator(".widget-vbox")
+    before = form.inner_text()
+    page.get_by_role("button", name="Answer").click()
+    page.wait_for_function(
+        "([form, before]) => form.innerText != before && !form.innerText.includes('Working …')",
+        arg=[form.element_handle(), before], timeout=MINUTES * 60_000,
+    )
+    return form.inner_text()
 
 
 def use_playground(notebook: Path) -> list[str]:
