@@ -7,6 +7,8 @@ __all__ = ['RATES', 'FRAMES', 'points_against_deeds', 'price_curve', 'decoy_besi
 
 # %% ../../nbs/games/13_play_figures.ipynb #56600a64
 from io import BytesIO
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from textwrap import fill
 
@@ -111,44 +113,55 @@ def decoy_beside_deed(
         ax.set(xlabel="alpha", ylim=(-0.05, 1.05))
         ax.set_xticks(deed.index)
     figure.axes[0].set_ylabel(f"share of open decisions (N = {rates['n'].max():g})")
-    looks = {"deed": ("0.2", "-"), "deed in the neutral twin": ("0.2", "--"), "deed, random directions": ("0.2", ":")}
-    looks |= {"decoy": (GREY, "-")}
+    looks = {"deed": ("0.2", "-"), "deed in the neutral twin": ("0.2", "--"), "decoy": (GREY, "-")}
+    if rates["direction"].eq("random").any():
+        looks["deed, random directions"] = ("0.2", ":")
     legend_below(figure, _entries(looks))
     return figure
 
 # %% ../../nbs/games/13_play_figures.ipynb #c77be4c7
-FRAMES = 7  # of a game, at most
+FRAMES = 7  # pictures of a game, at most
 
 
 @print_style
 def film_strip(
     games: dict[str, tuple[Match, list[dict]]],  # by the label of a row: a match and its decisions
 ) -> Figure:
-    "Some games, picture by picture (section C13)."
-    columns = min(FRAMES, max(len(decisions) for _, decisions in games.values()))
+    "Some games, choice by choice: a picture where the player begins to do something else (section C13)."
+    runs = {label: groupby(decisions, itemgetter("action")) for label, (_, decisions) in games.items()}
+    choices = {label: [list(rows) for _, rows in equal] for label, equal in runs.items()}
+    columns = min(FRAMES, max(map(len, choices.values())))
     size = (1.55 * columns, 2.3 * len(games))
     figure, grid = plt.subplots(len(games), columns, figsize=size, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1, rect=(0, 0, 1, 1 - 0.25 / size[1]))  # inches, room for the headings
-    for (label, (match, decisions)), axes in zip(games.items(), grid):
+    for (label, (match, _)), axes in zip(games.items(), grid):
         game = begin(match)
-        for place, ax in enumerate(axes):
+        for ax in axes:
             ax.set_axis_off()
-            if place >= len(decisions):
-                continue
-            action = decisions[place]["action"]
-            text = game.actions()[action]
-            _frame(ax, game, f"step {game.time + 1}", text)
-            game.step(action)
-        rest = f"and {len(decisions) - columns} more turns; " if len(decisions) > columns else ""
-        for row in decisions[columns:]:
-            game.step(row["action"])
+        for place, rows in enumerate(choices[label]):
+            _choice(axes[place] if place < columns else None, game, rows)
+        rest = f"the first {columns} of {len(choices[label])} choices; " if len(choices[label]) > columns else ""
         heading = f"{label}: {rest}score {game.score}, {game.points} points"
         figure.text(0, 1.22, heading, transform=axes[0].transAxes, fontweight="bold")
     return figure
 
 
-def _frame(ax: Axes, game: World, title: str, action: str) -> None:
-    "The grid before an action, what was written, and the action."
+def _choice(ax: Axes | None, game: World, rows: list[dict]) -> None:
+    "Play some equal actions; draw the grid before them, what was written last meanwhile, and the action."
+    action, begun, said = game.actions()[rows[0]["action"]], game.time + 1, []
+    if ax is not None:
+        _grid(ax, game)
+    for row in rows:
+        said += game.new
+        game.step(row["action"])
+    if ax is not None:
+        ax.set_title(f"step {begun}" + (f", {len(rows)} times" if len(rows) > 1 else ""), fontsize=7, loc="left")
+        text = "\n".join(fill(line, 27) for line in [*said[-1:], f"> {action}"])
+        ax.text(0, -0.05, text, transform=ax.transAxes, fontsize=5.5, va="top")
+
+
+def _grid(ax: Axes, game: World) -> None:
+    "The pieces of a game as they stand."
     for row in range(game.rows):
         for column in range(game.columns):
             ax.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, color="0.85", linewidth=0.5))
@@ -157,10 +170,6 @@ def _frame(ax: Axes, game: World, title: str, action: str) -> None:
         color, letter = ("tab:blue", "A") if name == "you" else ("0.35", name[0])
         ax.text(column, row, letter, ha="center", va="center", color=color, fontweight="bold")
     ax.set(xlim=(-0.6, game.columns - 0.4), ylim=(game.rows - 0.4, -0.6), aspect="equal")
-    ax.set_title(title, fontsize=7, loc="left")
-    said = [fill(line, 27) for line in game.new[-1:]]
-    text = "\n".join([*said, fill(f"> {action}", 27)])
-    ax.text(0, -0.05, text, transform=ax.transAxes, fontsize=5.5, va="top")
 
 
 def save_svg(
