@@ -142,7 +142,10 @@ def save_vector(
     if fault:
         raise ValueError(f"{path}: not written, because {fault}")
     known = {"layer_convention": LAYERS_MEAN, "scale": SCALE_MEANS, "empathy_probes": version("empathy_probes")}
-    texts = {"made_from": json.dumps(vector.made_from | known, sort_keys=True, allow_nan=False)}
+    try:
+        texts = {"made_from": json.dumps(vector.made_from | known, sort_keys=True, allow_nan=False)}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not written, because made_from cannot be kept as JSON: {error}") from None
     tensors = {f"direction.{layer}": values for layer, values in sorted(vector.by_layer.items())}
     with whole_file(path) as partial:
         WRITERS[ending](partial, tensors, texts, vector.made_from["architecture"])
