@@ -22,6 +22,7 @@ html_static_path = ["static"]
 html_css_files = ["book.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_theme_options = {
     "source_repository": "https://github.com/empathy-probes/empathy_probes",
     "source_branch": "main",

@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 
 from book.api import api_pages
 from book.paper import backlinks, claims_page, paper_page
-from book.shared import PRESETS, ROOT, executed, on_github, page_of, sections
+from book.shared import PRESETS, ROOT, executed, model_of, on_github, page_of, sections
 from book.shared import table, title_of, toctree
 
 SOURCE = ROOT / "runs/book/source"
@@ -65,13 +65,15 @@ def shown(cell: NotebookNode, relinked: Callable) -> bool:
     return bool(cell.source) and not hidden
 
 
-def write_notebook(home: Path, page: Path, preset: str = "", note: str = "", end: str = "") -> str:
+def write_notebook(home: Path, page: Path, preset: str = "", note: str = "", end: str = "", of: str = "") -> str:
     """
     Write a notebook's page, with a note and what leads back to the paper after its first cell, which is returned.
     `home` is its place in nbs/, from which its links lead; if the repository has a notebook at `page`, that one is shown.
+    `of` is the model that its title is to name.
     """
     notebook = nbformat.read(ROOT / page if (ROOT / page).exists() else ROOT / home, 4)
     title, *rest = [cell for cell in notebook.cells if shown(cell, lambda text: relink(text, home, preset))]
+    title.source = re.sub("$", of and f": {of}", title.source, count=1, flags=re.MULTILINE)
     note = " ".join(text for text in (note, backlinks(home)) if text)
     notebook.cells = [title, *prose(note), *rest, *prose(end)]
     notebook.metadata.pop("widgets", None)  # the state of a form, for which pages would fetch scripts
@@ -111,9 +113,8 @@ def write_preset(preset: str) -> Path:
     lines, there = [], []
     for section in sections():
         for place in executed(section, preset):
-            model = place.stem.removeprefix(section.stem).strip("-")
-            write_notebook(section, place, preset, f"*Executed with the preset `{preset}`{model and f', model `{model}`'}.*")
-            lines.append(f"- [{title_of(section)}{model and f' ({model})'}](/{place})")
+            title_cell = write_notebook(section, place, preset, f"*Executed with the preset `{preset}`.*", of=model_of(place))
+            lines.append(f"- [{title_cell.splitlines()[0].lstrip('# ')}](/{place})")
             there.append(place)
     nothing = "No results are committed yet; [The paper's sections](/sections.md) leads to the notebooks."
     write(Path("figures", preset, "index.md"), "\n\n".join([f"# {title}", about, "\n".join(lines) or nothing, toctree(there)]))
@@ -128,7 +129,7 @@ def write_sections() -> Path:
         if not any(places):
             without.append(section)
             write_notebook(section, section, note="*This is the notebook as it is kept: no results are committed.*")
-        links = [" ".join(f"[results](/{place})" for place in found) or "–" for found in places]
+        links = [", ".join(f"[{model_of(place) or 'results'}](/{place})" for place in found) or "–" for found in places]
         clean = f"/{section}" if section in without else on_github(section)
         lines.append([title_of(section), *links, f"[notebook]({clean})"])
     shown = table(["section", *PRESETS, "without results"], lines)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import nbformat
 
+from empathy_probes.machine.presets import load_preset
+
 ROOT = Path(__file__).resolve().parents[1]
 GITHUB = "https://github.com/empathy-probes/empathy_probes"
 CHAPTERS = ["method", "evidence", "machine", "games"]  # the parts that make modules
@@ -24,6 +26,14 @@ def executed(section: Path, preset: str) -> list[Path]:
     folder = ROOT / "figures" / preset / "sections"
     alone = folder.glob(f"{section.stem}.ipynb")
     return [place.relative_to(ROOT) for place in [*alone, *sorted(folder.glob(f"{section.stem}-*.ipynb"))]]
+
+
+def model_of(place: Path) -> str:
+    "The title of the model that an executed section is about; empty if it is about all of its preset's."
+    _, preset, *_ = place.parts
+    key = place.stem.partition("-")[2]
+    models = load_preset(preset).models
+    return models[key].title if key in models else key
 
 
 def page_of(path: Path, preset: str = "") -> Path | None:

@@ -12,7 +12,8 @@ from open_pages import BOOK, WIDTHS, chromium, open_pages, search_book
 from book.api import api_page
 from book.lay_out import relink
 from book.paper import KINDS, backlinks, rows
-from book.shared import ROOT, page_of
+from book.shared import ROOT, executed, model_of, page_of
+from empathy_probes.machine.presets import load_preset
 from empathy_probes.evidence.verdicts import read_claims
 
 ROWS = rows()
@@ -54,6 +55,14 @@ def test_a_notebooks_page_leads_back_to_its_rows():
     said = backlinks(Path("nbs/sections/42_cross_model.ipynb"))
     assert said.startswith("*In the paper: [Figure 4](#paper-figure-4) · [Models of three sizes")
     assert backlinks(Path("nbs/machine/00_files.ipynb")) == ""
+
+
+def test_a_section_that_ran_for_each_model_has_a_page_for_each():
+    places = executed(Path("nbs/sections/32_probe_extraction.ipynb"), "ladder")
+    assert [model_of(place) for place in places] == sorted(spec.title for spec in load_preset("ladder").models.values())
+    assert page_of(Path("nbs/sections/32_probe_extraction.ipynb")) == places[0]
+    [alone] = executed(Path("nbs/sections/41_probe_detection.ipynb"), "ladder")
+    assert model_of(alone) == ""
 
 
 def test_links_lead_to_pages_and_to_files_on_github_and_a_broken_one_stays():
