@@ -163,7 +163,8 @@ def test_the_mean_over_the_tokens_is_the_projection_of_the_text(family, tokenize
     "In every family of models, also for a text in which characters have several tokens."
     direction, generator = random_direction(32, "tokens"), np.random.default_rng(0)
     positive, negative = generator.normal(size=(2, 6, 32)) + 0.5 * np.stack([direction, -direction])[:, None]
-    scale = class_scale(direction, positive, negative, 2.0)
+    scale = class_scale(direction, positive, negative)
+    assert scale.distance == pytest.approx((project(positive, direction) - project(negative, direction)).mean())
     for text in ("A player is crying beside the goal.", "ünïcödé 🫗"):
         ids, pieces = text_pieces(tokenizer, text)
         measured = measure_pieces(pieces, token_projections(family, ids, 2, direction), scale)
