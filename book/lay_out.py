@@ -1,4 +1,4 @@
-"""Lay out the pages of the book in runs/book/source, for Sphinx (`make book`).
+"""Lay out the pages of the book in runs/book/source, for Sphinx (`make book`, which empties the folder first).
 
 The tree there is the repository's: a page's address is its notebook's path. A section of the paper is shown with its results
 (figures/<preset>/sections), and as it is kept in nbs/sections if there are none.
@@ -139,7 +139,6 @@ def write_sections() -> Path:
 
 
 def main() -> None:
-    shutil.rmtree(SOURCE, ignore_errors=True)
     for name, text in (api_pages() | {"paper.md": paper_page(), "claims.md": claims_page()}).items():
         write(Path(name), text)
     pages = [write_sections(), *map(write_part, PARTS), "api/index.md", "paper.md", "claims.md", GLOSSARY]

@@ -28,6 +28,13 @@ MADE_FROM = {"model": "smollm2-135m", "architecture": "llama", "weights": "a tes
 PROMPTS = ("A player who lost the way asks you for water. You", "The bell rings and somebody cries beside the goal, so I")
 
 
+def test_the_version_that_ci_installs_is_the_one_that_is_called_here():
+    "Or the tests below would be skipped there without a word."
+    root = Path(__file__).resolve().parents[1]
+    assert f" xllamacpp=={XLLAMACPP} " in (root / ".ci/run").read_text()
+    assert f"xllamacpp=={XLLAMACPP}`" in (root / "tests/README.md").read_text()
+
+
 class Argument(ctypes.Structure):
     "A structure that llama.cpp gives and takes by value; larger than any of them, as callers need not know what is in it."
     _fields_ = [("content", ctypes.c_int64 * 128)]

@@ -13,9 +13,10 @@ import pandas as pd
 
 from .crossed import carrier
 from .damage import KEPT_ANSWERS
-from .detection_conclusions import in_which
+from .detection_conclusions import in_which, listed
 from .dose import compare_with_prompt
 from .drawing import family_and_size
+from .intervals import with_interval
 from .uncertainty import holm
 from .verdicts import VERDICTS
 
@@ -176,7 +177,7 @@ def describe_verdicts(
         named = {}
         for row in rows.itertuples():
             named.setdefault(row.verdict, []).append(titles[row.model])
-        said = "; ".join(f"{verdict} {in_which(dict.fromkeys(models, True))}" for verdict, models in named.items())
+        said = "; ".join(f"{verdict} in {listed(models)}" for verdict, models in named.items())
         lines.append(f"The slope of the {score.replace('_', ' ')} over the dose: {said}.")
     return lines
 
@@ -189,7 +190,7 @@ def describe_vector_and_prompt(
     named = {}
     for model, ways in summary.groupby("model", sort=False):
         named.setdefault(compare_with_prompt(ways), []).append(titles[model])
-    said = "; ".join(f"{in_which(dict.fromkeys(models, True))} {what}" for what, models in named.items())
+    said = "; ".join(f"in {listed(models)} {what}" for what, models in named.items())
     return f"By the share of samples that show the concept, are coherent and follow the scenario, {said}."
 
 
@@ -229,13 +230,8 @@ def describe_word_effects(
 ) -> str:  # a sentence
     "Which detectors of words the deed moves most (section C9)."
     largest = effects.sort_values("value", ascending=False)[:3]
-    named = ", ".join(f"{row.detector} {_with_interval(row)}" for row in largest.itertuples())
+    named = ", ".join(f"{row['detector']} {with_interval(row)}" for row in largest.to_dict("records"))
     return f"Of the detectors that see no more than words or counts, the deed has the largest effects on {named}."
-
-
-def _with_interval(row) -> str:
-    "A value and its interval."
-    return f"{row.value:.2f} [{row.lower:.2f}, {row.upper:.2f}]"
 
 
 def describe_fits(
@@ -247,11 +243,11 @@ def describe_fits(
     for method, fitted in effects.groupby("detector", sort=False):
         by_model = {titles[model]: carrier(rows) for model, rows in fitted.groupby("model", sort=False)}
         for what in dict.fromkeys(by_model.values()):
-            where = in_which({title: True for title, followed in by_model.items() if followed == what})
-            found.setdefault((what, where), []).append(method.replace("_", " "))
+            models = listed([title for title, followed in by_model.items() if followed == what])
+            found.setdefault((what, models), []).append(method.replace("_", " "))
     return [
-        f"Fitted as {', '.join(methods)}, a direction follows {what} {where}."
-        for (what, where), methods in found.items()
+        f"Fitted as {', '.join(methods)}, a direction follows {what} in {models}."
+        for (what, models), methods in found.items()
     ]
 
 
@@ -261,7 +257,7 @@ def describe_fluency(
 ) -> str:  # a sentence
     "Whether deed or words make a text more surprising (section C9)."
     shown = effects[effects["effect"].isin(["deed", "words"])]
-    said = [f"{_with_interval(row)} of the {row.effect}" for row in shown.itertuples()]
+    said = [f"{with_interval(row)} of the {row['effect']}" for row in shown.to_dict("records")]
     apart = " and ".join(shown[(shown["lower"] > 0) | (shown["upper"] < 0)]["effect"])
     verdict = f"the intervals leave out 0 for: {apart or 'neither'}"
     return f"The effects on the log of the perplexity under {reader} are {' and '.join(said)}; {verdict}."

@@ -31,7 +31,7 @@ from ..machine.models import shared_model
 from ..machine.parameters import Study
 from ..machine.presets import ModelSpec
 from ..machine.store import append_line, fingerprint, read_lines
-from .intervals import jackknife_interval
+from .intervals import jackknife_interval, with_interval
 from .words import FIRST_PERSON
 
 # %% ../../nbs/evidence/06_crossed.ipynb #c627cc15
@@ -200,8 +200,8 @@ def describe_carriers(
     found = {}
     for model, rows in table.groupby("model", sort=False):
         numbers = [
-            f"{row.effect} {row.value:.2f} [{row.lower:.2f}, {row.upper:.2f}]"
-            for row in rows[rows["effect"].isin(["deed", "words"])].itertuples()
+            f"{row['effect']} {with_interval(row)}"
+            for row in rows[rows["effect"].isin(["deed", "words"])].to_dict("records")
         ]
         found.setdefault(carrier(rows), []).append(f"{titles[model]} ({', '.join(numbers)})")
     return [f"The direction follows {what} in {', '.join(models)}." for what, models in found.items()]

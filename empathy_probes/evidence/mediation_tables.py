@@ -27,7 +27,7 @@ from ..machine.sources import weights_identity
 from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import Study, chosen_layer, read_probes, read_split
 from .drawing import GREY, each_model, legend_below, panels, print_style, require_columns
-from .intervals import auroc_interval
+from .intervals import auroc_interval, with_interval
 from .mediation import BINS, PARTS, RANDOM, TRIED, check_patchable, encode_decisions, read_run
 from .mediation import scenario_effects
 
@@ -181,7 +181,7 @@ def describe_mediation(
     )
     for kind, what in {"added": "adding one class distance of it", "removed": "removing it there"}.items():
         row = rows.loc[kind]
-        lines.append(f"{what} moves it by {row['value']:+.2f} [{row['lower']:.2f}, {row['upper']:.2f}] ({_shown(row)})")
+        lines.append(f"{what} moves it by {with_interval(row, '+')} ({_shown(row)})")
     aurocs, swaps = (table[table["kind"] == kind].set_index("layer")["value"] for kind in ("AUROC", "swapped"))
     tied = ", ".join(map(str, aurocs.index[aurocs == aurocs.max()]))
     lines.append(

@@ -21,7 +21,7 @@ from ..machine.parameters import Study, project_root
 from ..machine.presets import ModelSpec
 from ..machine.study import chosen_layer, read_probes, read_split
 from .dose import BROKEN_COHERENCE
-from .intervals import auroc_interval, jackknife_interval, share_interval
+from .intervals import auroc_interval, jackknife_interval, share_interval, with_interval
 from .published import paper_values
 from .released_results import load_released
 from .steering_uncertainty import sample_slopes
@@ -271,8 +271,7 @@ def describe_sizes(
         named = {HOLDS: [], OPPOSITE: [], NOT_SHOWN: [], None: []}
         for model, group in rows.groupby("model", sort=False):
             probe = group.set_index("direction").loc["probe"]
-            number = f"{probe['value']:.2f} [{probe['lower']:.2f}, {probe['upper']:.2f}]"
-            named[outcome(group)].append(f"{titles[model]} {number}")
+            named[outcome(group)].append(f"{titles[model]} {with_interval(probe)}")
         parts = {"in": named[HOLDS], "the opposite in": named[OPPOSITE], "not shown in": named[NOT_SHOWN]}
         clauses = [f"{where} {', '.join(models)}" for where, models in parts.items() if models]
         if clauses:

@@ -10,6 +10,7 @@ __all__ = ['ENOUGH_MASS', 'MEASURES', 'CONDITION', 'competence', 'measured', 'ma
 import numpy as np
 import pandas as pd
 
+from ..evidence.intervals import with_interval
 from ..evidence.size import replicate_interval
 from .players import play_out, selfish
 from .slopes import control_interval
@@ -124,19 +125,20 @@ def describe_play(
     "Who can play, and whether deeds follow the dose."
     lines, cannot = [], []
     for row in able.to_dict("records"):
-        where = f"{titles[row['model']]}, in games after EIA ({row['n']} variants): "
-        shown = f"the legal actions have {row['mass']:.2f} of the probability, and competence is {_with_interval(row)}"
+        reached = with_interval(row, "+")
         if not row["can_play"]:
-            cannot.append(f"{titles[row['model']]} {row['mass']:.2f} and {_with_interval(row)} ({row['n']} variants)")
+            cannot.append(f"{titles[row['model']]} {row['mass']:.2f} and {reached} ({row['n']} variants)")
             continue
         own = slopes[slopes["model"] == row["model"]].set_index("measure").rename(columns={"slope": "value"})
         deeds = rates.query("model == @row['model'] and measure == 'deed' and direction == 'probe' and alpha == 0")
         by_plea = deeds[deeds["price"] == main_price(deeds)].set_index("plea")["value"]
-        said = {measure: _with_interval(own.loc[measure]) for measure in own.index}
+        said = {measure: with_interval(own.loc[measure], "+") for measure in own.index}
         above = (own.loc[["deed", "upwards", "beyond_twin", "beyond_decoy"], "lower"] > 0).all()
         follow = above and own.loc["deed", "value"] > own.loc["random", "upper"]
         lines.append(
-            f"{where}{shown}. Without a push {by_plea['distress']:.0%} of its games hold a deed, and "
+            f"{titles[row['model']]}, in games after EIA ({row['n']} variants): the legal actions have {row['mass']:.2f} "
+            f"of the probability, and competence is {reached}. "
+            f"Without a push {by_plea['distress']:.0%} of its games hold a deed, and "
             f"{by_plea['neutral']:.0%} in the twin without distress. Per unit of dose the share moves by "
             f"{said['deed']} (along one more random direction by up to {own.loc['random', 'upper']:.2f}), and by "
             f"{said['beyond_twin']} beyond the twin's. From no push to the highest dose it moves by {said['upwards']}. "
@@ -150,8 +152,3 @@ def describe_play(
             f"legal actions, and competence): {'; '.join(cannot)}."
         )
     return lines
-
-
-def _with_interval(row: dict) -> str:
-    "A number with its interval."
-    return f"{row['value']:+.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"

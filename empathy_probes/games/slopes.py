@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..machine.controls import CONTROLS
-from ..evidence.intervals import jackknife_interval
+from ..evidence.intervals import jackknife_interval, with_interval
 from ..evidence.size import one_direction_interval, replicate_interval, slope_verdict
 from .conditions import LEFT_OUT, turn_of
 
@@ -127,7 +127,7 @@ def describe_forks(
     for measure, said in SAID.items():
         named = {}
         for row in of_all[of_all["measure"] == measure].to_dict("records"):
-            number = f"{titles[row['model']]} {row['slope']:+.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
+            number = f"{titles[row['model']]} {with_interval(row | {'value': row['slope']}, '+')}"
             named.setdefault(row["verdict"].replace("not shown", "not shown to move"), []).append(number)
         lines.append(f"{said}: {_by_model(named)}.")
     rising = probe[probe["measure"].eq("deed") & probe["verdict"].eq("rises") & probe["world"].ne(ALL_WORLDS)]
@@ -159,7 +159,7 @@ def describe_need(
     unsteered, numbers = table[table["alpha"].eq(0) & table["direction"].eq("probe")], []
     for model, own in unsteered.groupby("model", sort=False):
         found = replicate_interval(own.groupby("variant")["deed"].mean())
-        numbers.append(f"{titles[model]} {found['value']:+.2f} [{found['lower']:.2f}, {found['upper']:.2f}]")
+        numbers.append(f"{titles[model]} {with_interval(found, '+')}")
     return f"Without a push, the deed's answer to a need is, in nats: {', '.join(numbers)}."
 
 
