@@ -136,8 +136,8 @@ def describe_play(
         above = (own.loc[["deed", "upwards", "beyond_twin", "beyond_decoy"], "lower"] > 0).all()
         follow = above and own.loc["deed", "value"] > own.loc["random", "upper"]
         lines.append(
-            f"{titles[row['model']]}, in games after EIA ({row['n']} variants): the legal actions have {row['mass']:.2f} "
-            f"of the probability, and competence is {reached}. "
+            f"{titles[row['model']]}, in games after EIA ({row['n']} variants): the legal actions have "
+            f"{row['mass']:.2f} of the probability, and competence is {reached}. "
             f"Without a push {by_plea['distress']:.0%} of its games hold a deed, and "
             f"{by_plea['neutral']:.0%} in the twin without distress. Per unit of dose the share moves by "
             f"{said['deed']} (along one more random direction by up to {own.loc['random', 'upper']:.2f}), and by "
