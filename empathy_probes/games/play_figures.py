@@ -103,7 +103,7 @@ def decoy_beside_deed(
         deed, decoy = (_cell(rows, f"{name}_rate", plea="distress", **probe) for name in ("deed", "decoy"))
         twin = _cell(rows, "deed_rate", plea="neutral", **probe)
         ax.errorbar(deed.index, deed["value"].to_numpy(), interval_bars(deed), elinewidth=0.8, **look)
-        ax.plot(twin.index, twin["value"], "_--", markersize=12, color=look["color"])  # a mark for where there is one dose
+        ax.plot(twin.index, twin["value"], "_--", markersize=12, color=look["color"])  # marked, for one dose
         grey = {"elinewidth": 0.8, "color": GREY, "marker": "x"}
         ax.errorbar(decoy.index, decoy["value"].to_numpy(), interval_bars(decoy), **grey)
         random = _cell(rows, "deed_rate", price=price, plea="distress", direction="random")
