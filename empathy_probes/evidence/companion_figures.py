@@ -171,7 +171,7 @@ SIZE_PANELS = {  # finding: label of its axis, value without any effect
     "auroc_hard": ("AUROC, hard pairs", 0.5),
     "agreement": ("rank correlation with\nthe other models", 0),
     "words": ("word score\nper unit of dose", 0),
-    "log_odds": ("log-odds of helping\n(nats per unit of dose)", 0),
+    "log_odds": ("log-odds of the positive\ncontinuation (nats per dose)", 0),
     "coherent_low": ("share coherent\nat the lowest dose", None),
     "coherent_high": ("share coherent\nat the highest dose", None),
 }

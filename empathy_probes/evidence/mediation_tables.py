@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'share_of', 'mean_of', 'decided_scenarios', 'detection_block', 'study_effects', 'by_position', 'agreement',
-           'by_layer', 'describe_mediation', 'mediation_map']
+           'by_layer', 'mediation_map']
 
 # %% ../../nbs/evidence/26_mediation_tables.ipynb #f2979507
 import numpy as np
@@ -27,8 +27,8 @@ from ..machine.sources import weights_identity
 from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import Study, chosen_layer, read_probes, read_split
 from .drawing import GREY, each_model, legend_below, panels, print_style, require_columns
-from .intervals import auroc_interval, with_interval
-from .mediation import BINS, PARTS, RANDOM, TRIED, check_patchable, encode_decisions, read_run
+from .intervals import auroc_interval
+from .mediation import BINS, PARTS, TRIED, check_patchable, encode_decisions, read_run
 from .mediation import scenario_effects
 
 # %% ../../nbs/evidence/26_mediation_tables.ipynb #ad9fefa6
@@ -156,44 +156,6 @@ def by_layer(
         ends = auroc_interval(auroc, len(test.positive), len(test.negative))
         rows.append({"layer": layer, "kind": "AUROC", **dict(zip(columns, [auroc, *ends])), "n": len(test.texts)})
     return pd.DataFrame(rows).assign(model=spec.key).astype({"layer": "Int64"})
-
-# %% ../../nbs/evidence/26_mediation_tables.ipynb #469fde6d
-def describe_mediation(
-    table: pd.DataFrame,  # from `by_layer`, of one model
-    layer: int,  # from `detection_block`
-) -> list[str]:  # sentences
-    "What a model's decision is shown to depend on."
-    rows = table[table["layer"] == layer].set_index("kind")
-    total = table[table["kind"] == "total"].iloc[0]
-    numbers = f"{total['value']:+.2f} nats [{total['lower']:.2f}, {total['upper']:.2f}], {total['n']} scenarios"
-    if not total["lower"] > 0:
-        lines = [f"that the system prompts move the decision is not shown ({numbers}), so no share of it is given"]
-    else:
-        lines = [f"the system prompts move the decision by {numbers}"]
-        for kind, what in {"stream": "the whole stream", "swapped": "the direction"}.items():
-            share, low, high = rows.loc[kind, ["share", "share_lower", "share_upper"]]
-            lines.append(f"through {what} at layer {layer} passes a share of {share:.2f} [{low:.2f}, {high:.2f}]")
-    swapped, random = rows.loc["swapped"], rows.loc["random, attributed"]
-    beyond = "outside" if not random["lower"] <= swapped["value"] <= random["upper"] else "within"
-    lines.append(
-        f"swapping the direction at layer {layer} moves it by {swapped['value']:+.3f} nats ({_shown(swapped)}), "
-        f"{beyond} what 95 of {RANDOM} random directions do [{random['lower']:.3f}, {random['upper']:.3f}]"
-    )
-    for kind, what in {"added": "adding one class distance of it", "removed": "removing it there"}.items():
-        row = rows.loc[kind]
-        lines.append(f"{what} moves it by {with_interval(row, '+')} ({_shown(row)})")
-    aurocs, swaps = (table[table["kind"] == kind].set_index("layer")["value"] for kind in ("AUROC", "swapped"))
-    tied = ", ".join(map(str, aurocs.index[aurocs == aurocs.max()]))
-    lines.append(
-        f"detection is best at layer {tied}, and swapping moves the decision farthest for the concept at "
-        f"layer {swaps.idxmax()}"
-    )
-    return lines
-
-
-def _shown(row: pd.Series) -> str:
-    "Whether an effect's interval excludes 0."
-    return "shown" if row["lower"] > 0 or row["upper"] < 0 else "not shown"
 
 # %% ../../nbs/evidence/26_mediation_tables.ipynb #4b08c7b7
 @print_style

@@ -233,7 +233,7 @@ SAID = {  # finding: what it says where it holds
     "auroc_hard": "The direction tells the hard pairs apart by the deed",
     "agreement": "The projections of single texts agree with those of the other models",
     "words": "The word score rises with the dose",
-    "log_odds": "The log-odds of helping rise with the dose",
+    "log_odds": "The log-odds of the positive continuation rise with the dose",
 }
 COMPARED = {"random": "a random direction", "shuffled": "one of shuffled labels"}  # with which a slope is compared
 

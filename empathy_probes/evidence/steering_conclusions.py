@@ -39,9 +39,9 @@ def describe_helping(
     slopes: pd.DataFrame,  # model, direction, slope, wrong_way
     titles: dict[str, str],  # key and title of each model
 ) -> str:  # a sentence
-    "In which models the odds of helping rise along the probe, and faster than along the controls (section 4.4)."
+    "Where the odds of the positive continuation rise along the probe, and faster than along controls (section 4.4)."
     if slopes.empty:
-        return "The scenarios have no continuations, so that nothing is said of helping."
+        return "The scenarios have no continuations, so that nothing is said of their odds."
     held, wrong = {}, []
     for model, rows in slopes.groupby("model", sort=False):
         rows = rows.set_index("direction")
@@ -49,8 +49,9 @@ def describe_helping(
         held[titles[model]] = bool(rows.slope["probe"] > max(0, others.max() if len(others) else 0))
         wrong.append(f"{titles[model]} {rows.wrong_way['probe']:.0%}")
     return (
-        f"In the mean of the samples, the log-odds of helping rise with alpha, and faster than along the controls, "
-        f"{in_which(held)} (section C7 has the intervals); they fall in a share of the samples: {', '.join(wrong)}."
+        "In the mean of the samples, the log-odds of the positive continuation rise with alpha, and faster than along "
+        f"the controls, {in_which(held)} (section C7 has the intervals); they fall in a share of the samples: "
+        f"{', '.join(wrong)}."
     )
 
 # %% ../../nbs/evidence/30_steering_conclusions.ipynb #e0b0aa70
