@@ -92,9 +92,12 @@ def with_dose(
     table: pd.DataFrame,  # model, layer and strength: samples or conditions
     separations: pd.DataFrame,  # model, layer, separation
 ) -> pd.DataFrame:  # the same rows, and separation and dose
-    "Add each row's dose in separations. The dose is nan where the layer has no separation."
+    """
+    Add each row's dose in separations, nan where the layer has none. It is rounded to 6 decimals, because the quotient
+    of two numbers may miss the planned dose in its last digit, and another by another model.
+    """
     joined = table.merge(separations, on=["model", "layer"], how="left")
-    return joined.assign(dose=joined["strength"] / joined["separation"])
+    return joined.assign(dose=(joined["strength"] / joined["separation"]).round(6))
 
 
 def mean_effects(
