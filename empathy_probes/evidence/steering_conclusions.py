@@ -98,7 +98,7 @@ def describe_response(
         held[titles[model]] = bool(rise[model]["probe"] > largest)
         numbers.append(f"{titles[model]} {rise[model]['probe']:+.2f} (controls up to {largest:.2f})")
     unsteered = mean.xs("probe", level="direction").xs(0.0, level="alpha")
-    starts = ", ".join(f"{titles[model]} {value:.2f}" for model, value in unsteered.items())
+    starts = ", ".join(f"{titles[model]} {unsteered[model]:.2f}" for model in doses["model"].unique())
     return [
         f"From the lowest to the highest alpha the word score moves by {', '.join(numbers)}.",
         f"In the mean of the samples it rises farther along the probe than it moves along the controls "
