@@ -28,7 +28,7 @@ from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import Study, chosen_layer, read_probes, read_split
 from .drawing import GREY, each_model, legend_below, panels, print_style, require_columns
 from .intervals import auroc_interval
-from .mediation import BINS, PARTS, TRIED, check_patchable, encode_decisions, read_run
+from .mediation import BINS, PARTS, RANDOM, TRIED, check_patchable, encode_decisions, read_run
 from .mediation import scenario_effects
 
 # %% ../../nbs/evidence/26_mediation_tables.ipynb #ad9fefa6
