@@ -204,21 +204,21 @@ def projection_predicts(
     return {"value": float(value), "lower": float(lower), "upper": float(upper), "n": variants.nunique()}
 
 
-READINGS = {"names and order": "variants", "the need": "twins"}  # what differs, and between what
+READINGS = {"names and order differ": "variants", "the need differs": "twins"}  # where, and across what
 
 
 def decision_numbers(
     forks: pd.DataFrame,  # from `read_forks`, of one model or several
     table: pd.DataFrame,  # from `answers` of them
-) -> pd.DataFrame:  # model, differs (of `READINGS`), value (r), lower, upper, n, wrong_way, mass
+) -> pd.DataFrame:  # model, where (of `READINGS`), value (r), lower, upper, n, wrong_way, mass
     "How well projections predict decisions, with `wrong_way`, and the median mass at the highest dose of the probe."
     rows = []
     for model, own in table.groupby("model", sort=False):
         pushed = own[own["direction"].eq("probe") & own["alpha"].eq(own["alpha"].max())]
         both = {"wrong_way": wrong_way(own), "mass": pushed["mass"].median()}
         read = forks[forks["model"] == model]
-        for differs, across in READINGS.items():
-            rows.append({"model": model, "differs": differs} | projection_predicts(read, across) | both)
+        for where, across in READINGS.items():
+            rows.append({"model": model, "where": where} | projection_predicts(read, across) | both)
     return pd.DataFrame(rows)
 
 
@@ -228,7 +228,7 @@ def describe_reading(
 ) -> str:  # a sentence
     "Whether the projection before a decision predicts the deed without a push."
     said = []
-    for differs, rows in numbers.groupby("differs", sort=False):
+    for where, rows in numbers.groupby("where", sort=False):
         holds = dict(zip(rows["model"].map(titles), rows["lower"] > 0))
-        said.append(f"where {differs} differ{'s' * (differs == 'the need')} {in_which(holds)}")
+        said.append(f"where {where} {in_which(holds)}")
     return f"Without a push, a higher projection before a decision goes with a likelier deed {'; '.join(said)}."
