@@ -6,57 +6,88 @@ import pandas as pd
 import pytest
 
 from empathy_probes.machine.presets import load_preset
-from empathy_probes.evidence.companion_conclusions import describe_probes_against_words
-from empathy_probes.evidence.crossed import describe_carriers
-from empathy_probes.evidence.detection_conclusions import describe_against_chance
-from empathy_probes.evidence.size import broken_controls, describe_sizes
-from empathy_probes.games.outcomes import describe_play
-from empathy_probes.games.slopes import answers, describe_forks, describe_need
+from empathy_probes.evidence.intervals import with_interval
+from empathy_probes.evidence.size import replicate_interval
+from empathy_probes.evidence.tables import as_markdown
+from empathy_probes.games.findings import findings_by_model, findings_table
+from empathy_probes.games.slopes import answers
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SIZE = pd.read_csv(ROOT / "figures/ladder/size.csv")
-CROSSED = pd.read_csv(ROOT / "figures/ladder/crossed.csv")
-PLAYED = [pd.read_csv(ROOT / f"figures/ladder/{name}.csv") for name in ("competence", "play_rates", "deed_slopes")]
-FORKS, CHANGES = (pd.read_csv(ROOT / f"figures/ladder/{name}.csv") for name in ("fork_slopes", "figure23"))
-CHOSEN = CROSSED[CROSSED.detector == "logistic_regression"].drop_duplicates("model").set_index("model").layer
-AT_CHOSEN = CROSSED[(CROSSED.detector == "mean_difference") & (CROSSED.layer == CROSSED.model.map(CHOSEN))]
-NULLS = pd.read_csv(ROOT / "figures/ladder/nulls.csv").query("null == 'shuffled'")
-WORDS = pd.read_csv(ROOT / "figures/ladder/words.csv")
-PROBES, BEST = WORDS[WORDS.model != "words"], WORDS[WORDS.model == "words"].auroc_test.max()
+LADDER = ROOT / "figures/ladder"
 TITLES = {key: spec.title for key, spec in load_preset("ladder").models.items()}
+FINDINGS = findings_by_model(LADDER)
+TABLES = {name: pd.read_csv(LADDER / f"{name}.csv") for name in ("crossed", "nulls", "words", "competence", "forks")}
 
 
-@pytest.mark.parametrize("sentence", [
-    *describe_sizes(SIZE, TITLES), broken_controls(SIZE, TITLES), *describe_carriers(AT_CHOSEN, TITLES),
-    *describe_forks(FORKS, CHANGES, TITLES),
-    describe_need(answers(pd.read_csv(ROOT / "figures/ladder/forks.csv")), TITLES),
-    *describe_play(*PLAYED, TITLES),
-    *describe_against_chance(NULLS[NULLS.layer == NULLS.model.map(CHOSEN)], TITLES),
-    *describe_probes_against_words(PROBES, BEST, pd.DataFrame(), TITLES),
-])
-def test_a_finding_stands_there_with_its_models_and_numbers(sentence):
-    assert sentence in README
+def verdicts(finding):
+    "The verdict of each model, smallest first."
+    return FINDINGS[FINDINGS.finding == finding].set_index("model").verdict[list(TITLES)].tolist()
 
 
-def test_the_numbers_of_texts_and_samples_are_those_of_the_table():
-    counted = {finding: set(rows.n) for finding, rows in SIZE[SIZE.direction == "probe"].groupby("finding")}
+def titles(models):
+    "Names as the README lists them."
+    return [TITLES[model] for model in models]
+
+
+def test_the_table_of_findings_is_that_of_the_tables():
+    assert as_markdown(findings_table(FINDINGS, TITLES)) in README
+
+
+def test_detection_is_as_the_readme_says():
+    assert verdicts("auroc_test") == ["holds"] * 4 and "It does so in all four models" in README
+    words, probes = (TABLES["words"].query(f"model {sign} 'words'") for sign in ("==", "!="))
+    best = words.loc[words.auroc_test.idxmax()]
+    assert f"But {best.detector}, which counts words, reaches an AUROC of {best.auroc_test:.3f}" in README
+    above = (probes.auroc_low_test > best.auroc_test).sum()
+    assert (len(probes), above) == (20, 0) and "of 20 probes none has its whole interval above that" in README
+    fitted = TABLES["crossed"].query("detector == 'logistic_regression' and effect == 'deed'")
+    nulls = TABLES["nulls"].query("null == 'shuffled'")
+    beaten = nulls[(nulls.layer == nulls.model.map(fitted.set_index("model").layer)) & (nulls.auroc > nulls.q95)]
+    assert f"the AUROC lies above the 95th percentile of theirs in {titles(beaten.model)[0]} alone" in README
+    assert len(beaten) == 1
+
+
+def test_steering_is_as_the_readme_says():
+    words, log_odds = verdicts("slope_word_score"), verdicts("slope_log_odds")
+    assert all(verdict.startswith("rises") for verdict in words) and "rises with the dose in all four models" in README
+    alone = [title for title, verdict in zip(TITLES.values(), words) if verdict == "rises"]
+    assert len(alone) == 1 and f"may well give in {alone[0]} alone" in README
+    assert "rises" not in log_odds and "which count no words, do so in no model" in README
+
+
+def test_words_and_deeds_are_as_the_readme_says():
+    assert verdicts("effect_deed") == verdicts("effect_words") == ["holds"] * 4
+    effects = FINDINGS.pivot(index="model", columns="finding", values="value")
+    assert (effects.effect_words >= 2 * effects.effect_deed).all() and "the words at least twice as much" in README
+    of_words = TABLES["crossed"].query("detector == 'TF-IDF' and effect == 'deed'").iloc[0]
+    assert f"an effect of the deed of {with_interval(of_words)} standard deviations" in README
+    assert verdicts("auroc_hard") == ["opposite"] * 4 and "goes with the words in all four models" in README
+
+
+def test_deeds_in_games_are_as_the_readme_says():
+    assert verdicts("fork_deed") == ["flat"] * 4 and "In all four models it stays flat over the doses" in README
+    unsteered = answers(TABLES["forks"]).query("alpha == 0 and direction == 'probe'")
+    by_variant = unsteered.groupby(["model", "variant"], sort=False)["deed"].mean()
+    answering = [model for model, own in by_variant.groupby("model", sort=False) if replicate_interval(own)["lower"] > 0]
+    assert len(answering) == 1 and f"{titles(answering)[0]} alone is shown to answer a need" in README
+    assert not TABLES["competence"].can_play.any() and "None of the four is shown to be able to play" in README
+
+
+def test_the_numbers_of_texts_and_samples_are_those_of_the_tables():
+    counted = {finding: set(rows.n) for finding, rows in FINDINGS.groupby("finding")}
     assert counted["auroc_test"] == {30} and "tell 15 texts" in README
     assert counted["auroc_hard"] == {60} and "In the 30 *hard pairs*" in README
-    assert counted["coherent_high"] == {30} and "30 samples a dose" in README
-    assert set(CHANGES[CHANGES.direction == "probe"].n) == {4} and "over 4 variants of each game" in README
-    assert set(CROSSED.n) == {40} and "40 situations are each told four times" in README
-
-
-def test_the_effect_of_the_deed_on_words_alone_is_that_of_the_table():
-    row = CROSSED[(CROSSED.detector == "TF-IDF") & (CROSSED.effect == "deed")].iloc[0]
-    assert f"an effect of the deed of {row.value:.2f} [{row.lower:.2f}, {row.upper:.2f}]" in README
+    assert counted["slope_word_score"] == {10} and "30 samples a dose" in README  # of three scenarios
+    assert counted["effect_deed"] == {40} and "40 situations are each told four times" in README
+    slopes = pd.read_csv(LADDER / "slopes.csv").query("direction != 'probe'")
+    assert set(slopes.n) == {10} and "10 random ones and 10 of shuffled labels" in README
 
 
 def test_the_answers_are_those_of_the_run():
-    answers = pd.read_csv(ROOT / "figures/ladder/answers.csv").query("model == 'qwen2.5-coder-1.5b'")
-    assert answers.dose.tolist() == [-2, 0, 2]
-    for text in answers.text:
+    kept = pd.read_csv(LADDER / "answers.csv").query("model == 'qwen2.5-coder-1.5b'")
+    assert kept.dose.tolist() == [-2, 0, 2]
+    for text in kept.text:
         assert " ".join(text.split()).replace("<", "&lt;") in README.replace("\\", "")
 
 

@@ -22,7 +22,7 @@ from ..machine.plan import sweep_pushes
 from ..machine.store import append_line, fingerprint, read_lines
 from ..machine.study import Study, chosen_layer, model_sweep, run_sweep, steering_plan
 from ..machine.sweep import load_generations
-from .intervals import jackknife_interval
+from .intervals import share_interval
 
 # %% ../../nbs/evidence/24_damage.ipynb #fa1bc865
 def answer_margins(
@@ -66,13 +66,12 @@ def sweep_damage(
         kl, change, margins = raw["kl"][:, i], raw["change"][:, i], raw["margins"]
         same = (margins[:, 1 + i] > 0) == (margins[:, 0] > 0)
         directions = None if condition.direction == "probe" else len(condition.lengths)
-        of_kl, of_same = _means_apart(kl, directions), _means_apart(same.reshape(-1, 2).mean(axis=1), directions)
-        without = (of_same.sum() - of_same) / (len(of_same) - 1)
+        draws = min(directions or len(same), len(same) // 2)  # the two questions of a pair are not independent
         row = {"model": spec.key, "layer": layer, "direction": condition.direction, "alpha": condition.alpha}
         row |= {"strength": condition.strength, "kl": kl.mean()}
-        row |= dict(zip(["kl_low", "kl_high"], ttest_1samp(of_kl, 0).confidence_interval(0.95)))
+        row |= dict(zip(["kl_low", "kl_high"], ttest_1samp(_means_apart(kl, directions), 0).confidence_interval(0.95)))
         row |= {"perplexity_ratio": np.exp(-change.mean()), "same": same.mean()}
-        row |= dict(zip(["same_low", "same_high"], jackknife_interval(same.mean(), without)))
+        row |= dict(zip(["same_low", "same_high"], share_interval(same.mean(), draws)))
         rows.append(row | {"right": (margins[:, 1 + i] > 0).mean(), "right_before": (margins[:, 0] > 0).mean()})
     return pd.DataFrame(rows).assign(texts=len(raw["kl"]), questions=len(raw["margins"]))
 

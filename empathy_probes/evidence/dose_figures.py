@@ -10,8 +10,10 @@ __all__ = ['DOSE_MEASURES', 'SUMMARY_PARTS', 'detection_steering', 'dose_curves'
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .drawing import FROM_0_TO_1, LINES, ONE_COLUMN, TWO_COLUMNS, control_entries
 from .drawing import count_label, each_model, layer_looks, legend_below, panels, print_style
@@ -75,10 +77,19 @@ def dose_curves(
         column[0].set(title=wrapped(title, width), **FROM_0_TO_1)
         column[1].set(**FROM_0_TO_1)
         column[2].set(yscale="log", xlabel=wrapped("dose (distances of the class means)", width))
+    _plain_numbers(grid[-1, 0].yaxis)
     for ax, label in zip(grid[:, 0], DOSE_MEASURES.values()):
         ax.set_ylabel(f"{label} (N = {count_label(data)})")
-    legend_below(figure, extra=control_entries(data))
+    spread = [Patch(color="0.85", label="lowest to highest of a control's directions")]
+    legend_below(figure, extra=control_entries(data) + (spread if data["direction"].ne("probe").any() else []))
     return figure
+
+
+def _plain_numbers(axis: Axis) -> None:
+    "Label a logarithmic axis with 2 and 0.05 instead of powers of ten. Panels that share the axis follow."
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 # %% ../../nbs/evidence/22_dose_figures.ipynb #3d0a4bb1
 SUMMARY_PARTS = {"concept": "o", "coherence": "s", "scenario": "^"}  # column: marker
@@ -131,7 +142,8 @@ def damage_by_dose(
         below.set(yscale="log", xlabel="dose")
     grid[0, 0].set_ylabel("answers kept")
     grid[1, 0].set_ylabel("KL on neutral text\n(nats per token)")
-    legend_below(figure, extra=control_entries(data))
+    _plain_numbers(grid[1, 0].yaxis)
+    legend_below(figure, extra=[*control_entries(data), Patch(color="0.85", label="95% interval")])
     return figure
 
 # %% ../../nbs/evidence/22_dose_figures.ipynb #d03706b7
@@ -161,7 +173,6 @@ def sweep_scale(
     for ax, ticks in [(step, steps["rows"]), (cluster, schedules["devices"])]:
         ax.set_xticks(sorted(set(ticks)), [f"{tick:g}" for tick in sorted(set(ticks))])
         ax.minorticks_off()
-    step.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    step.yaxis.set_major_formatter("{x:g}")
+    _plain_numbers(step.yaxis)
     legend_below(figure)
     return figure
