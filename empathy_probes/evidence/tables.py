@@ -146,7 +146,8 @@ def _cell(value, column: str, decimals: int = 2) -> str:
         return str(value)
     if isinstance(value, Real):
         name = f"{column} ".rpartition(", ")[2].replace(" ", "_")
-        formats = [shape for start, shape in FORMATS.items() if name.startswith(f"{start}_")]
+        of_a_value = re.search(r"_-?[\d.]+_$", name)  # `alpha -3` holds what was measured there, and no alphas
+        formats = [shape for start, shape in FORMATS.items() if name.startswith(f"{start}_") and not of_a_value]
         return format(value, formats[0] if formats else f".{decimals}f")
     text = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
     if column != "text":
