@@ -165,12 +165,17 @@ def show_table(
     "A table as a section shows it. Raises `KeyError` for a column that is not there."
     if table.empty:
         return Markdown(f"*{if_empty}*")
-    titles = paper_values()["models"] | (titles or {})
+    own = titles or {}
+    titles = own | paper_values()["models"] | own  # those of the preset first, under its own names
     shown = table.to_frame() if isinstance(table, pd.Series) else table.copy()
     shown.columns = [_header(column, shown.columns.names, titles) for column in shown.columns]
     if shown.index.names != [None] or not pd.api.types.is_integer_dtype(shown.index):  # more than a row's number
         shown.index.names = [name or " " * level for level, name in enumerate(shown.index.names)]
+        by_key = "model" in shown.index.names  # as pandas sorts groups
         shown = shown.reset_index()
+        if by_key:
+            place = {key: number for number, key in enumerate(titles)}
+            shown = shown.sort_values("model", key=lambda keys: keys.map(place), kind="stable")
     return Markdown(as_markdown(shown, titles, columns, decimals))
 
 
