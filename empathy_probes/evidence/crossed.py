@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EFFECTS', 'CONTRASTS', 'PRONOUNS', 'AUXILIARIES', 'SHORTCUTS', 'crossed_texts', 'crossed_effects',
            'effects_by_source', 'shortcut_detectors', 'text_perplexity', 'kept_perplexities', 'surprise_by_kind',
-           'carrier', 'describe_carriers']
+           'shown_sign', 'carrier', 'describe_carriers']
 
 # %% ../../nbs/evidence/06_crossed.ipynb #1d584e5e
 import re
@@ -177,12 +177,23 @@ def surprise_by_kind(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evidence/06_crossed.ipynb #f3650f43
+def shown_sign(
+    effects: pd.DataFrame,  # from `crossed_effects`, with p_holm
+) -> pd.Series:  # 1 above 0, -1 below, 0 if neither is shown
+    """
+    The sign of each effect, if both the test (p < 0.05 after Holm's correction) and the interval show it. They are not
+    the same: the interval is that of the effect in standard deviations, which one odd text can make large.
+    """
+    shown = effects["p_holm"].lt(0.05) & (effects["lower"] * effects["upper"]).gt(0)
+    return np.sign(effects["value"]).where(shown, 0)
+
+
 def carrier(
     effects: pd.DataFrame,  # from `crossed_effects`, with p_holm
 ) -> str:
     "What a detector is shown to follow: the deed, the words, both (and which more), or nothing."
     rows = effects.set_index("effect")
-    signs = {name: np.sign(rows["value"][name]) if rows["p_holm"][name] < 0.05 else 0 for name in ("deed", "words")}
+    signs = shown_sign(rows)[["deed", "words"]].to_dict()
     if signs == {"deed": 1, "words": 1}:
         ratio = rows.loc["deed / words"]
         more = "the words more" if ratio["upper"] < 1 else "the deed more" if ratio["lower"] > 1 else "perhaps alike"

@@ -17,7 +17,7 @@ def describe_success(
     rates: pd.DataFrame,  # model, direction, success_rate, success_strict: means over the settings
     titles: dict[str, str],  # key and title of each model
 ) -> list[str]:  # sentences
-    "In which models steering succeeds more often along the probe than along the controls (section 4.4)."
+    "In which models the success rate is higher along the probe than along the controls (section 4.4)."
     by_model = {model: rows.set_index("direction") for model, rows in rates.groupby("model", sort=False)}
     strict, held = [], {}
     for model, rows in by_model.items():
@@ -28,9 +28,9 @@ def describe_success(
         strict.append(f"{titles[model]} {rows.success_strict['probe']:.0%} against {controls.success_strict.max():.0%}")
     published = rates[rates["direction"] != "probe"]["success_rate"]
     return [
-        "By the strict rule and in the mean of the settings, steering along the probe succeeds more often than along "
-        f"either kind of control {in_which(held)} ({', '.join(strict)} along the better control). Section C3 has "
-        "the intervals.",
+        "By the strict rule, the mean success rate of the settings is higher along the probe than along either kind of "
+        f"control {in_which(held)} ({', '.join(strict)} along the better control). Section C3 says where it is more "
+        "than shuffled samples get.",
         f"By the published rule, directions without meaning reach up to {published.max():.0%}.",
     ]
 
@@ -46,12 +46,14 @@ def describe_helping(
     for model, rows in slopes.groupby("model", sort=False):
         rows = rows.set_index("direction")
         others = rows.slope.drop("probe")
-        held[titles[model]] = bool(rows.slope["probe"] > max(0, others.max() if len(others) else 0))
+        if others.empty:
+            return f"{titles[model]} was not steered along controls, so that its log-odds cannot be compared."
+        held[titles[model]] = bool(rows.slope["probe"] > max(0, others.max()))
         wrong.append(f"{titles[model]} {rows.wrong_way['probe']:.0%}")
     return (
-        "In the mean of the samples, the log-odds of the positive continuation rise with alpha, and faster than along "
-        f"the controls, {in_which(held)} (section C7 has the intervals); they fall in a share of the samples: "
-        f"{', '.join(wrong)}."
+        "In the mean of the samples, the log-odds of the positive continuation rise with alpha, and faster than in the "
+        f"mean of either kind of control, {in_which(held)}. Section C7 says where one more control may well give as "
+        f"much. They fall in a share of the samples: {', '.join(wrong)}."
     )
 
 # %% ../../nbs/evidence/30_steering_conclusions.ipynb #e0b0aa70
@@ -94,15 +96,19 @@ def describe_response(
     held, numbers = {}, []
     for model in doses["model"].unique():
         others = rise[model].drop("probe").abs()
-        largest = others.max() if len(others) else 0
-        held[titles[model]] = bool(rise[model]["probe"] > largest)
-        numbers.append(f"{titles[model]} {rise[model]['probe']:+.2f} (controls up to {largest:.2f})")
+        beside = f"controls up to {others.max():.2f}" if len(others) else "not steered along controls"
+        numbers.append(f"{titles[model]} {rise[model]['probe']:+.2f} ({beside})")
+        if len(others):
+            held[titles[model]] = bool(rise[model]["probe"] > others.max())
     unsteered = mean.xs("probe", level="direction").xs(0.0, level="alpha")
     starts = ", ".join(f"{titles[model]} {unsteered[model]:.2f}" for model in doses["model"].unique())
+    compared = (
+        f"In the mean of the samples it rises farther along the probe than it moves along the controls "
+        f"{in_which(held)}; section C7 says whether this is more than chance."
+    )
     return [
         f"From the lowest to the highest alpha the word score moves by {', '.join(numbers)}.",
-        f"In the mean of the samples it rises farther along the probe than it moves along the controls "
-        f"{in_which(held)}; section C7 says whether this is more than chance.",
+        *([compared] if held else []),
         f"Unsteered it is {starts}; a model that starts near 1 has no room above.",
     ]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..evidence.crossed import shown_sign
 from ..evidence.intervals import with_interval
 from ..evidence.size import HOLDS, NOT_SHOWN, OPPOSITE
 from .slopes import ALL_WORLDS
@@ -35,12 +36,12 @@ def findings_by_model(
     sizes, slopes, forks = (table[table["direction"] == "probe"].rename(columns={"slope": "value"}) for table in tables)
     effects = pd.read_csv(folder / "crossed.csv")
     effects = effects[effects["detector"].eq("mean_difference") & effects["layer"].eq(_chosen_layers(effects))]
-    shown = effects["p_holm"] < 0.05
+    signs = shown_sign(effects)
     found = pd.concat([
         sizes.assign(verdict=[*map(_verdict, sizes["lower"] > 0.5, sizes["upper"] < 0.5)]),
         effects.assign(
             finding="effect_" + effects["effect"],
-            verdict=[*map(_verdict, shown & effects["value"].gt(0), shown & effects["value"].lt(0))],
+            verdict=[*map(_verdict, signs > 0, signs < 0)],
         ),
         slopes.assign(finding="slope_" + slopes["score"]),
         forks[forks["world"] == ALL_WORLDS].assign(finding="fork_" + forks["measure"]),

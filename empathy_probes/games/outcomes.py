@@ -10,7 +10,7 @@ __all__ = ['ENOUGH_MASS', 'MEASURES', 'CONDITION', 'competence', 'measured', 'ma
 import numpy as np
 import pandas as pd
 
-from ..evidence.intervals import with_interval
+from ..evidence.intervals import share_interval, with_interval
 from ..evidence.size import replicate_interval
 from .players import play_out, selfish
 from .slopes import control_interval
@@ -64,12 +64,18 @@ def main_price(
 def play_rates(
     table: pd.DataFrame,  # from `read_matches`
 ) -> pd.DataFrame:  # model, price, plea, direction, alpha, measure, value, lower, upper, n (variants)
-    "The mean of every measure under every condition, over all worlds."
+    """
+    The mean of every measure under every condition, over all worlds. Points that are lost have a t interval over the
+    variants. A share has a Wilson interval that counts a variant as one draw, which is rather too wide.
+    """
     by_variant = measured(table).groupby([*CONDITION, "variant"], sort=False)[MEASURES].mean()
     rows = []
     for condition, own in by_variant.groupby(CONDITION, sort=False):
         for measure in MEASURES:
-            rows.append(dict(zip(CONDITION, condition)) | {"measure": measure} | replicate_interval(own[measure]))
+            found = replicate_interval(own[measure])
+            if measure != "lost":
+                found["lower"], found["upper"] = share_interval(found["value"], found["n"])
+            rows.append(dict(zip(CONDITION, condition)) | {"measure": measure} | found)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/games/12_outcomes.ipynb #1d87b626
@@ -121,7 +127,7 @@ def describe_play(
     rates: pd.DataFrame,  # from `play_rates`
     slopes: pd.DataFrame,  # from `deed_slopes`
     titles: dict[str, str],  # key and title of each model
-) -> list[str]:  # sentences: on those that cannot play, and on each that can
+) -> list[str]:  # sentences: on each that can play, and on those that are not shown to
     "Who can play, and whether deeds follow the dose."
     lines, cannot = [], []
     for row in able.to_dict("records"):
@@ -148,7 +154,7 @@ def describe_play(
         )
     if cannot:
         lines.append(
-            "Cannot play games after EIA, so that nothing is concluded from the deeds in them (probability of all "
-            f"legal actions, and competence): {'; '.join(cannot)}."
+            "Not shown to be able to play games after EIA, so that nothing is concluded from the deeds in them "
+            f"(probability of all legal actions, and competence): {'; '.join(cannot)}."
         )
     return lines
