@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from empathy_probes.machine.presets import load_preset
-from empathy_probes.evidence.intervals import with_interval
+from empathy_probes.evidence.intervals import auroc_interval, with_interval
 from empathy_probes.evidence.size import replicate_interval
 from empathy_probes.evidence.tables import as_markdown
 from empathy_probes.games.findings import findings_by_model, findings_table
@@ -39,8 +39,9 @@ def test_detection_is_as_the_readme_says():
     words, probes = (TABLES["words"].query(f"model {sign} 'words'") for sign in ("==", "!="))
     best = words.loc[words.auroc_test.idxmax()]
     assert f"But {best.detector}, which counts words, reaches an AUROC of {best.auroc_test:.3f}" in README
-    above = (probes.auroc_low_test > best.auroc_test).sum()
-    assert (len(probes), above) == (20, 0) and "of 20 probes none has its whole interval above that" in README
+    better, above = (int((probes[name] > best.auroc_test).sum()) for name in ("auroc_test", "auroc_low_test"))
+    assert f"Of {len(probes)} probes {better} do better, and none by its whole interval" in README and not above
+    assert auroc_interval(1.0, 15, 15)[0] < best.auroc_test and "which with so few pairs none could" in README
     fitted = TABLES["crossed"].query("detector == 'logistic_regression' and effect == 'deed'")
     nulls = TABLES["nulls"].query("null == 'shuffled'")
     beaten = nulls[(nulls.layer == nulls.model.map(fitted.set_index("model").layer)) & (nulls.auroc > nulls.q95)]
@@ -53,30 +54,33 @@ def test_steering_is_as_the_readme_says():
     assert all(verdict.startswith("rises") for verdict in words) and "rises with the dose in all four models" in README
     alone = [title for title, verdict in zip(TITLES.values(), words) if verdict == "rises"]
     assert len(alone) == 1 and f"may well give in {alone[0]} alone" in README
-    assert "rises" not in log_odds and "which count no words, do so in no model" in README
+    assert "rises" not in log_odds and "rise by more than a control may give in no model" in README
 
 
 def test_words_and_deeds_are_as_the_readme_says():
     assert verdicts("effect_deed") == verdicts("effect_words") == ["holds"] * 4
     effects = FINDINGS.pivot(index="model", columns="finding", values="value")
-    assert (effects.effect_words >= 2 * effects.effect_deed).all() and "the words at least twice as much" in README
+    ratios = effects.effect_words / effects.effect_deed
+    assert f"follows both, and the words {ratios.min():.1f} to {ratios.max():.1f} times as much" in README
     of_words = TABLES["crossed"].query("detector == 'TF-IDF' and effect == 'deed'").iloc[0]
     assert f"an effect of the deed of {with_interval(of_words)} standard deviations" in README
     assert verdicts("auroc_hard") == ["opposite"] * 4 and "goes with the words in all four models" in README
 
 
 def test_deeds_in_games_are_as_the_readme_says():
-    assert verdicts("fork_deed") == ["flat"] * 4 and "In all four models it stays flat over the doses" in README
+    assert verdicts("fork_deed") == ["flat"] * 4 and "it stays flat over the doses in all four models" in README
     unsteered = answers(TABLES["forks"]).query("alpha == 0 and direction == 'probe'")
     by_variant = unsteered.groupby(["model", "variant"], sort=False)["deed"].mean()
-    answering = [model for model, own in by_variant.groupby("model", sort=False) if replicate_interval(own)["lower"] > 0]
-    assert len(answering) == 1 and f"{titles(answering)[0]} alone is shown to answer a need" in README
+    found = {model: replicate_interval(own) for model, own in by_variant.groupby("model", sort=False)}
+    [answering] = [model for model, interval in found.items() if interval["lower"] > 0]
+    value, _, interval = with_interval(found[answering]).partition(" ")
+    assert f"{TITLES[answering]} alone is shown to answer a need, by {value} nats {interval}" in README
     assert not TABLES["competence"].can_play.any() and "None of the four is shown to be able to play" in README
 
 
 def test_the_numbers_of_texts_and_samples_are_those_of_the_tables():
     counted = {finding: set(rows.n) for finding, rows in FINDINGS.groupby("finding")}
-    assert counted["auroc_test"] == {30} and "tell 15 texts" in README
+    assert counted["auroc_test"] == {30} and "separate 15 texts" in README
     assert counted["auroc_hard"] == {60} and "In the 30 *hard pairs*" in README
     assert counted["slope_word_score"] == {10} and "30 samples a dose" in README  # of three scenarios
     assert counted["effect_deed"] == {40} and "40 situations are each told four times" in README
