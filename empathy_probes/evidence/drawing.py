@@ -6,7 +6,7 @@
 __all__ = ['SIZE', 'MARKERS', 'ONE_COLUMN', 'TWO_COLUMNS', 'GREY', 'STYLE', 'ALPHA_LABELS', 'LINES', 'FROM_0_TO_1',
            'CONTROL_LABELS', 'BROKEN', 'family_and_size', 'model_colors', 'each_model', 'print_style', 'panels',
            'legend_below', 'wrapped', 'require_columns', 'count_label', 'alpha_label', 'dose_lines', 'require_one',
-           'only_scenario', 'scenario_heading', 'control_entries', 'mark_broken', 'layer_looks', 'save_figure']
+           'only_scenario', 'control_entries', 'mark_broken', 'layer_looks', 'save_figure']
 
 # %% ../../nbs/evidence/18_drawing.ipynb #f862d4b4
 import re
@@ -250,12 +250,6 @@ def only_scenario(
         raise ValueError(f"expected one scenario, not {scenarios.tolist()}; choose one first")
     return scenarios[0]
 
-
-def scenario_heading(
-    scenario: str,  # its id, such as `the_listener`
-) -> str:  # such as `The Listener`
-    "A scenario's id as a heading."
-    return scenario.replace("_", " ").title()
 
 # %% ../../nbs/evidence/18_drawing.ipynb #c2177847
 CONTROL_LABELS = {"random": "random directions", "shuffled": "shuffled labels"}

@@ -21,7 +21,8 @@ from ..method.detection import correlation
 from .drawing import FROM_0_TO_1, GREY, STYLE, TWO_COLUMNS, alpha_label, control_entries
 from .drawing import count_label, dose_lines, each_model, layer_looks, legend_below
 from .drawing import mark_broken, only_scenario, panels, print_style, require_columns
-from .drawing import require_one, scenario_heading, wrapped
+from .drawing import require_one, wrapped
+from .tables import scenario_heading
 
 # %% ../../nbs/evidence/19_paper_figures.ipynb #492cf8fa
 @print_style
