@@ -20,7 +20,7 @@ from ..machine.generation import check_steerable, sample_tokens
 from ..machine.models import shared_model
 from ..machine.parameters import Study
 from ..machine.presets import ModelSpec, chosen_scenarios
-from ..machine.study import read_probes
+from ..machine.study import layer_index, read_probes
 from .tokens import ShadedTexts, show_tokens
 
 # %% ../../nbs/evidence/28_playground.ipynb #c3e32931
@@ -31,7 +31,7 @@ def three_pushes(
     dose: float,  # distances of the class means
 ) -> dict[str, np.ndarray]:  # by heading: what is added at the layer [width]
     "Nothing, a dose of the direction, and a push along a random direction that moves neutral text as far."
-    probes, i = read_probes(study, spec), spec.layers.index(layer)
+    i, probes = layer_index(spec, layer), read_probes(study, spec)
     push = np.float32(dose * probes.separations[i]) * probes.mean_difference[i]
     axis = random_direction(len(push), "playground", study.seed, spec.key, layer)
     model, tokenizer = shared_model(spec, study.preset.device)
@@ -49,17 +49,21 @@ def answer_prompt(
     dose: float,  # distances of the class means
 ) -> ShadedTexts:
     """
-    Three answers to a prompt, their tokens shaded. Raises `ValueError` for a prompt without text or a model that cannot
-    be steered, and `FloatingPointError` for a push that is too large for the model's precision.
+    Three answers to a prompt, their tokens shaded. Raises `ValueError` for a prompt without text or too long for the
+    model, a layer that it is not read at, or a model that cannot be steered, and `FloatingPointError` for a push that
+    is too large for the model's precision.
     """
     if not prompt.strip():
         raise ValueError("the prompt is empty; write something that the model can answer")
     model, tokenizer = shared_model(spec, study.preset.device)
     check_steerable(model)
+    ids, room = encode_prompt(tokenizer, prompt, spec.chat_template), spec.max_new_tokens
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most and len(ids) + room > most:
+        raise ValueError(f"the prompt has {len(ids)} tokens, and the model has room for {most - room}; make it shorter")
     pushes = three_pushes(study, spec, layer, dose)
-    ids = encode_prompt(tokenizer, prompt, spec.chat_template)
-    batch = start(model, [Row(ids, {layer: push}) for push in pushes.values()], room=spec.max_new_tokens)
-    numbers = np.random.default_rng(seed_of("playground", study.seed)).random(spec.max_new_tokens)
+    batch = start(model, [Row(ids, {layer: push}) for push in pushes.values()], room=room)
+    numbers = np.random.default_rng(seed_of("playground", study.seed)).random(room)
     uniforms = torch.tensor(np.tile(numbers, (len(pushes), 1)))
     found, _, _ = sample_tokens(batch, uniforms, study.preset.temperature, end_tokens(model, tokenizer))
     texts = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in found]

@@ -25,7 +25,7 @@ from ..machine.models import load_tokenizer, shared_model
 from ..machine.parameters import Study
 from ..machine.presets import ModelSpec, block_indices
 from ..machine.store import append_line, fingerprint, read_lines
-from ..machine.study import chosen_layer, read_probes, read_split
+from ..machine.study import chosen_layer, layer_index, read_probes, read_split
 
 # %% ../../nbs/evidence/27_tokens.ipynb #3ca68db4
 @torch.inference_mode()
@@ -78,8 +78,13 @@ def class_scale(
     positive: np.ndarray,  # activations of the positive training texts, without the first token [text, width]
     negative: np.ndarray,  # activations of the negative ones [text, width]
 ) -> Scale:
-    "The values of tokens begin at the midpoint of the classes, and 1 is the distance between their means."
+    """
+    The values of tokens begin at the midpoint of the classes, and 1 is the distance between their means. Raises
+    `ValueError` if the positive texts do not lie above the negative ones.
+    """
     above, below = (project(side, direction).mean() for side in (positive, negative))
+    if not above > below:
+        raise ValueError("the positive texts do not lie above the negative ones here; choose another layer")
     return Scale((above + below) / 2, above - below)
 
 
@@ -92,7 +97,7 @@ def measure_pieces(
     values = (np.asarray(projections) - scale.midpoint) / scale.distance
     counted = [[place for place in piece.tokens if place > 0] for piece in pieces]
     measured = [values[places].mean() if places else np.nan for places in counted]
-    columns = {"text": [piece.text for piece in pieces], "value": np.array(measured, dtype=float)}
+    columns = {"text": pd.Series([piece.text for piece in pieces], dtype=str), "value": np.array(measured, dtype=float)}
     return pd.DataFrame(columns | {"tokens": [len(places) for places in counted]})
 
 
@@ -129,6 +134,7 @@ def piece_mark(
     value: float,  # nan for none
 ) -> str:
     "A piece of text with its value as signs, for a page without colours."
+    text = text.translate(PICTURES)  # a terminal would obey control characters
     word = text.strip()
     signs = ("+" if value > 0 else "-") * (0 if np.isnan(value) else min(int(2 * abs(value) / LIMIT), 2))
     return text.replace(word, f"[{word}{signs}]", 1) if word and signs else text
@@ -209,8 +215,11 @@ def read_tokens(
     texts: dict[str, str],  # by heading
     layer: int,  # one of `spec.layers`
 ) -> dict[str, pd.DataFrame]:  # by heading: from `measure_pieces`
-    "The pieces of texts with their values on the mean difference, computed unless they are kept."
-    i, path = spec.layers.index(layer), study.folder(spec) / "tokens.jsonl"
+    """
+    The pieces of texts with their values on the mean difference, computed unless they are kept. Raises `ValueError` as
+    `layer_index` and `class_scale` do.
+    """
+    i, path = layer_index(spec, layer), study.folder(spec) / "tokens.jsonl"
     probes, train = read_probes(study, spec), read_split(study, spec, "train", "mean_without_first")
     direction = probes.mean_difference[i]
     scale = class_scale(direction, train.positive[:, i], train.negative[:, i])
@@ -235,7 +244,7 @@ def show_tokens(
 ) -> ShadedTexts:
     """
     Texts side by side, each token shaded by its projection on the direction at a layer. All are read by the unsteered
-    model, each by itself.
+    model, each by itself. Raises as `read_tokens`.
     """
     layer = chosen_layer(study, spec, "detection") if layer is None else layer
     return ShadedTexts(f"{spec.title}, layer {layer}", read_tokens(study, spec, texts, layer))

@@ -22,7 +22,7 @@ from ..method.directions import project
 from ..method.residual_stream import find_blocks
 from .presets import ModelSpec, block_indices
 from .store import whole_file
-from .study import Study, made_from, read_probes, read_split
+from .study import Study, layer_index, made_from, read_probes, read_split
 from .tensor_store import checksum, read_tensors, tensor_bytes
 from .weights import model_source
 
@@ -61,11 +61,12 @@ def study_vector(
     spec: ModelSpec,  # one of its models
     layers: list[int],  # some of `spec.layers`
 ) -> Vector:
-    "A study's mean-difference direction, to take away. Raises `ValueError` for a layer that the model is not read at."
-    unknown = [layer for layer in layers if layer not in spec.layers]
-    if unknown:
-        raise ValueError(f"model {spec.key!r} is not read at {unknown}; choose from its layers {spec.layers}")
-    places = [spec.layers.index(layer) for layer in layers]
+    """
+    A study's mean-difference direction, to take away, under the numbers of the blocks where it was read. (With the
+    convention `hidden_state` a sweep adds it one block later.) Raises `ValueError` for a layer that the model is not
+    read at.
+    """
+    places = [layer_index(spec, layer) for layer in layers]
     probes, test = read_probes(study, spec), read_split(study, spec, "test")
     projections = project(test.activations, probes.mean_difference)
     blocks = [block_indices(spec)[place] for place in places]
