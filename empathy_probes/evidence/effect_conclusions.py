@@ -51,13 +51,13 @@ def describe_ablation(
 ) -> str:  # a sentence
     "What is left of the concept where the direction is projected out (section C7)."
     left, gone = [], {}
-    for model, rows in described.groupby("model", sort=False):
-        before, after = (rows.loc[model].loc[method] for method in ("unsteered", "ablation"))
+    for model in [key for key in titles if key in described.index.get_level_values("model")]:
+        before, after = (described.loc[(model, method)] for method in ("unsteered", "ablation"))
         highest = share_interval(after["concept_language"], after["n"])[1]
         gone[titles[model]] = bool(highest < before["concept_language"])
         left.append(
             f"{titles[model]} {before['concept_language']:.0%} to {after['concept_language']:.0%} at "
-            f"{after['perplexity'] / before['perplexity']:.2g} times the perplexity (N = {after['n']:.0f})"
+            f"{after['perplexity'] / before['perplexity']:.1f} times the perplexity (N = {after['n']:.0f})"
         )
     return (
         "With the direction projected out, the share of samples in the concept's language goes from "
