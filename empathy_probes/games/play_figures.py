@@ -86,7 +86,8 @@ def price_curve(
         ax.set(xlabel="price", ylim=(-0.05, 1.05))
         ax.set_xticks(range(len(PRICES)), PRICES)
     figure.axes[0].set_ylabel(f"games that turned aside (N = {rates['n'].max():g})")
-    legend_below(figure, _entries({"no push": (GREY, "-"), "highest dose": ("0.2", "-")}))
+    pushed = {"highest dose": ("0.2", "-")} if rates["alpha"].gt(0).any() else {}
+    legend_below(figure, _entries({"no push": (GREY, "-")} | pushed))
     return figure
 
 # %% ../../nbs/games/13_play_figures.ipynb #f2923f77
