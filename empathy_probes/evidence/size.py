@@ -289,7 +289,7 @@ def describe_extremes(
     titles: dict[str, str],  # key and title of each model
 ) -> str:  # a sentence
     "Which findings differ between the smallest and the largest model, by intervals that lie apart."
-    small, large = table.loc[[table["parameters"].idxmin(), table["parameters"].idxmax()], "model"]
+    small, large = table.sort_values("parameters", kind="stable")["model"].drop_duplicates().iloc[[0, -1]]
     probe = table[table["direction"].eq("probe") & table["finding"].isin(NAMES)]
     low, high = (probe.pivot(index="finding", columns="model", values=end) for end in ("lower", "upper"))
     apart = (low[large] > high[small]) | (high[large] < low[small])

@@ -84,7 +84,8 @@ def class_scale(
     """
     above, below = (project(side, direction).mean() for side in (positive, negative))
     if not above > below:
-        raise ValueError("the positive texts do not lie above the negative ones here; choose another layer")
+        what_to_do = "choose another layer (detection_layer in the preset)"
+        raise ValueError(f"along this direction the positive texts do not lie above the negative ones; {what_to_do}")
     return Scale((above + below) / 2, above - below)
 
 
