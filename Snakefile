@@ -175,6 +175,7 @@ RUN = (
     "-r preset {params.preset:q} -r concept {params.concept:q} -r models '{params.models}' "
     "&& python scripts/reading_copy.py {log:q} {params.sections:q} && cp {log:q} {output[0]:q}"
 )
+MESSAGE = "{input[0]}, executed in {log}"  # in place of the list of all files that a section depends on
 
 
 def parameters(models):
@@ -199,6 +200,7 @@ rule probe_extraction:
     threads: THREADS
     resources: **needs(extraction)
     params: **parameters(chosen)
+    message: MESSAGE
     shell: RUN
 
 
@@ -210,6 +212,7 @@ rule activation_steering:
     threads: THREADS
     resources: **needs(steering)
     params: **parameters(chosen)
+    message: MESSAGE
     shell: RUN
 
 
@@ -222,4 +225,5 @@ for name, section in SECTIONS.items():
         threads: THREADS if section.tokens else 1
         resources: **needs(section.tokens)
         params: **parameters("")
+        message: MESSAGE
         shell: RUN

@@ -71,7 +71,7 @@ def describe_uncertainty(
     left = (holm(by_layer["p"]) < 0.05).sum()
     lines.append(
         f"Steering succeeds more often than with shuffled samples (p < 0.05, not corrected for {len(by_model)} tests) "
-        f"{'; '.join(said)}. Of {len(by_layer)} rates of single layers {left} do so after Holm's correction."
+        f"{'; '.join(said)}; of {len(by_layer)} rates of single layers {left} do so after Holm's correction."
     )
     return lines
 
@@ -119,24 +119,32 @@ def describe_probes_against_words(
 # %% ../../nbs/evidence/31_companion_conclusions.ipynb #78e9fbf6
 def describe_protocol(
     ranges: pd.DataFrame,  # index (model, statistic), columns min and max: over all specifications
+    own_cut: pd.DataFrame,  # the same, over those that cut texts where the preset does
     moved: pd.Series,  # by model: how far reading whole texts or single tokens moves r
     differs: float,  # how far the paper's correlations of its models differ
     titles: dict[str, str],  # key and title of each model
 ) -> list[str]:  # sentences
     "How much of a result the protocol decides (section C5)."
-    width = (ranges["max"] - ranges["min"]).unstack()
-    said = [f"{titles[model]} {row['pearson_r']:.2f} and {row['auroc']:.2f}" for model, row in width.iterrows()]
+    of_all, of_own_cut = (_widths(found, titles) for found in (ranges, own_cut))
     held = {titles[model]: bool(value > differs) for model, value in moved.items()}
     moves = ", ".join(f"{titles[model]} {value:.2f}" for model, value in moved.items())
     return [
-        f"For the same texts and model, choices of the protocol move r and the AUROC by {', '.join(said)}.",
-        f"The paper's correlations differ by {differs:.2f} between its models, which were read in two ways. The way of "
+        f"For the same texts and model, choices of the protocol move r and the AUROC by {of_all}.",
+        f"Where texts are cut as in the preset alone, choices move them by {of_own_cut}.",
+        f"The paper's correlations differ by {differs:.2f} between its models, which were read in two ways; the way of "
         f"reading alone moves r by more than that {in_which(held)} ({moves}).",
     ]
 
 
+def _widths(ranges: pd.DataFrame, titles: dict[str, str]) -> str:
+    "How far r and the AUROC of each model range."
+    width = (ranges["max"] - ranges["min"]).unstack()
+    said = [f"{titles[model]} {row['pearson_r']:.2f} and {row['auroc']:.2f}" for model, row in width.iterrows()]
+    return ", ".join(said)
+
+
 def describe_shared_readings(
-    agreement: pd.DataFrame,  # pooling, first and second (titles), texts, spearman_r
+    agreement: pd.DataFrame,  # pooling, first and second (titles), texts, spearman_r, n
 ) -> list[str]:  # sentences
     "How far two models agree about single texts (section C6)."
     within = agreement[agreement["texts"].str.endswith("test texts")]["spearman_r"]
@@ -148,16 +156,19 @@ def describe_shared_readings(
         f"{within.max():.2f}."
     ]
     over = agreement[~agreement["texts"].str.endswith("test texts")]
-    for (texts, pooling), rows in over.groupby(["texts", "pooling"], sort=False):
-        means = rows["spearman_r"].groupby(kin).agg(["mean", "size"])
-        said = [f"{row['mean']:.2f} {where} (pairs of models: {row['size']:.0f})" for where, row in means.iterrows()]
-        lines.append(f"Over the {texts}, with the pooling `{pooling}`, it is on average {' and '.join(said)}.")
+    for texts, rows in over.groupby("texts", sort=False):
+        said = []
+        for pooling, read in rows.groupby("pooling", sort=False):
+            means = read["spearman_r"].groupby(kin).agg(["mean", "size"])
+            each = [f"{row['mean']:.2f} {kind} (pairs of models: {row['size']:.0f})" for kind, row in means.iterrows()]
+            said.append(f"{' and '.join(each)} with directions fitted under `{pooling}`")
+        lines.append(f"Over the {rows['n'].min()} {texts}, it is on average {'; '.join(said)}.")
     return lines
 
 
 def describe_transfer(
     table: pd.DataFrame,  # learnt_from, alignment, auroc, auroc_shuffled_high; one row per map
-) -> list[str]:  # sentences
+) -> str:  # a sentence
     "Whether a direction learnt in one model tells the classes apart in another (section C6)."
     maps = table[(table["learnt_from"] == "negative texts") & (table["alignment"] != "unaligned")]
     held = int((maps["auroc"] > maps["auroc_shuffled_high"]).sum())
@@ -166,7 +177,7 @@ def describe_transfer(
         for kind, rows in maps.groupby("alignment", sort=False)
     )
     verdict = "more than half carry" if held > len(maps) / 2 else "no more than half carry"
-    return [
+    return (
         f"Of {len(maps)} maps between two models, learnt from the negative texts alone, {verdict} the direction over "
-        f"better than 95% of their shuffles ({counted}). Their mean AUROC is {maps['auroc'].mean():.2f}."
-    ]
+        f"better than 95% of their shuffles ({counted}); their mean AUROC is {maps['auroc'].mean():.2f}."
+    )

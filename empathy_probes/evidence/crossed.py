@@ -206,7 +206,7 @@ def carrier(
 def describe_carriers(
     table: pd.DataFrame,  # model and the columns of `crossed_effects`, with p_holm; one detector per model
     titles: dict[str, str],  # key and title of each model
-) -> list[str]:  # one sentence for each thing that is followed
+) -> str:  # a sentence
     "What is shown to be followed in which models, each with both effects."
     found = {}
     for model, rows in table.groupby("model", sort=False):
@@ -215,4 +215,5 @@ def describe_carriers(
             for row in rows[rows["effect"].isin(["deed", "words"])].to_dict("records")
         ]
         found.setdefault(carrier(rows), []).append(f"{titles[model]} ({', '.join(numbers)})")
-    return [f"The direction follows {what} in {', '.join(models)}." for what, models in found.items()]
+    followed = "; ".join(f"{what} in {', '.join(models)}" for what, models in found.items())
+    return f"The direction follows {followed}."

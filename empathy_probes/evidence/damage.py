@@ -117,9 +117,9 @@ KEPT_ANSWERS = 0.9  # share of questions that are answered as before, below whic
 
 
 def describe_damage(
-    moved: pd.DataFrame,  # of one model, along the probe: dose, same, score_mean; dose 0 among them with its score
+    moved: pd.DataFrame,  # of one model, along the probe: dose, same, score_mean, coherence; dose 0 with its score, too
 ) -> str:  # a clause
-    "How far the word score moves within the doses that do no damage."
+    "How far the word score moves at the farthest doses against and towards the concept that do no damage."
     unsteered = moved.loc[moved["dose"] == 0, "score_mean"].iloc[0]
     clauses = []
     for side, rows in {"against": moved[moved["dose"] < 0], "towards": moved[moved["dose"] > 0]}.items():
@@ -127,11 +127,10 @@ def describe_damage(
             continue
         spared = rows[rows["same"] >= KEPT_ANSWERS]
         if spared.empty:
-            clauses.append(f"{side} the concept every dose does damage")
+            clauses.append(f"none {side} the concept")
             continue
         farthest = spared.loc[spared["dose"].abs().idxmax()]
-        clauses.append(
-            f"{side} the concept the dose {farthest['dose']:.2g} moves the word score by "
-            f"{farthest['score_mean'] - unsteered:+.2f} and keeps {farthest['same']:.0%} of the answers"
-        )
-    return "; ".join(clauses)
+        change = farthest["score_mean"] - unsteered
+        kept, coherent = (f"{farthest[name]:.0%}" for name in ("same", "coherence"))
+        clauses.append(f"{change:+.2f} (dose {farthest['dose']:.2g}, keeps {kept}, {coherent} coherent)")
+    return " and ".join(clauses)

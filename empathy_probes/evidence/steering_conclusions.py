@@ -36,19 +36,21 @@ def describe_success(
 ) -> list[str]:  # sentences
     "In which models the success rate is higher along the probe than along the controls (section 4.4)."
     by_model = {model: rows.set_index("direction") for model, rows in rates.groupby("model", sort=False)}
-    strict, held = [], {}
+    strict, published, held = [], [], {}
     for model, rows in by_model.items():
         controls = rows.drop(index="probe")
         if controls.empty:
             return [f"{titles[model]} was not steered along controls, so that its success cannot be compared."]
         held[titles[model]] = bool((rows.success_strict["probe"] > controls.success_strict).all())
         strict.append(f"{titles[model]} {rows.success_strict['probe']:.0%} against {controls.success_strict.max():.0%}")
-    published = rates[rates["direction"] != "probe"]["success_rate"]
+        published.append(f"{titles[model]} {rows.success_rate['probe']:.0%}")
+    highest = rates[rates["direction"] != "probe"]["success_rate"].max()
     return [
         "By the strict rule, the mean success rate of the settings is higher along the probe than along either kind of "
         f"control {in_which(held)} ({', '.join(strict)} along the better control). Section C3 says where it is more "
-        "than shuffled samples get.",
-        f"By the published rule, directions without meaning reach up to {published.max():.0%}.",
+        "than samples get that are shuffled over the alphas.",
+        f"By the published rule, directions without meaning reach up to {highest:.0%}, and the probe "
+        f"{', '.join(published)}.",
     ]
 
 

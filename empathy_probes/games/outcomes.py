@@ -10,6 +10,7 @@ __all__ = ['ENOUGH_MASS', 'MEASURES', 'CONDITION', 'competence', 'measured', 'ma
 import numpy as np
 import pandas as pd
 
+from ..evidence.detection_conclusions import in_which, listed
 from ..evidence.intervals import share_interval, with_interval
 from ..evidence.size import replicate_interval
 from .players import play_out, selfish
@@ -127,24 +128,27 @@ def describe_play(
     rates: pd.DataFrame,  # from `play_rates`
     slopes: pd.DataFrame,  # from `deed_slopes`
     titles: dict[str, str],  # key and title of each model
-) -> list[str]:  # sentences: on each that can play, and on those that are not shown to
+) -> list[str]:  # three points at most: who can play, what those do that can, and what is said of the others
     "Who can play, and whether deeds follow the dose."
-    lines, cannot = [], []
-    for row in able.to_dict("records"):
-        reached = with_interval(row, "+")
-        if not row["can_play"]:
-            cannot.append(f"{titles[row['model']]} {row['mass']:.2f} and {reached} ({row['n']} variants)")
-            continue
+    numbers = [
+        f"{titles[row['model']]} {row['mass']:.2f} and {with_interval(row, '+')} ({row['n']} variants)"
+        for row in able.to_dict("records")
+    ]
+    can_play = dict(zip(able["model"].map(titles), map(bool, able["can_play"])))
+    who = (
+        f"That a model can play games after EIA is shown {in_which(can_play)} (probability of all legal actions, and "
+        f"competence): {'; '.join(numbers)}."
+    )
+    deeds = []
+    for row in able[able["can_play"]].to_dict("records"):
         own = slopes[slopes["model"] == row["model"]].set_index("measure").rename(columns={"slope": "value"})
-        deeds = rates.query("model == @row['model'] and measure == 'deed' and direction == 'probe' and alpha == 0")
-        by_plea = deeds[deeds["price"] == main_price(deeds)].set_index("plea")["value"]
+        unsteered = rates.query("model == @row['model'] and measure == 'deed' and direction == 'probe' and alpha == 0")
+        by_plea = unsteered[unsteered["price"] == main_price(unsteered)].set_index("plea")["value"]
         said = {measure: with_interval(own.loc[measure], "+") for measure in own.index}
         above = (own.loc[["deed", "upwards", "beyond_twin", "beyond_decoy"], "lower"] > 0).all()
         follow = above and own.loc["deed", "value"] > own.loc["random", "upper"]
-        lines.append(
-            f"{titles[row['model']]}, in games after EIA ({row['n']} variants): the legal actions have "
-            f"{row['mass']:.2f} of the probability, and competence is {reached}. "
-            f"Without a push {by_plea['distress']:.0%} of its games hold a deed, and "
+        deeds.append(
+            f"Without a push {by_plea['distress']:.0%} of the games of {titles[row['model']]} hold a deed, and "
             f"{by_plea['neutral']:.0%} in the twin without distress. Per unit of dose the share moves by "
             f"{said['deed']} (along one more random direction by up to {own.loc['random', 'upper']:.2f}), and by "
             f"{said['beyond_twin']} beyond the twin's. From no push to the highest dose it moves by {said['upwards']}. "
@@ -152,9 +156,6 @@ def describe_play(
             f"decoy's, and {said['lost']} points are lost. "
             f"Deeds {'follow the dose' if follow else 'are not shown to follow the dose'}."
         )
-    if cannot:
-        lines.append(
-            "Not shown to be able to play games after EIA, so that nothing is concluded from the deeds in them "
-            f"(probability of all legal actions, and competence): {'; '.join(cannot)}."
-        )
-    return lines
+    cannot = [title for title, can in can_play.items() if not can]
+    nothing = f"So nothing is concluded from the deeds of {listed(cannot)}." if cannot else ""
+    return [point for point in (who, " ".join(deeds), nothing) if point]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'SMALLEST_SLOPES', 'ALL_WORLDS', 'SAID', 'READINGS', 'answers', 'world_slopes', 'fork_slopes',
-           'control_interval', 'answer_changes', 'describe_forks', 'describe_need', 'wrong_way', 'projection_predicts',
-           'decision_numbers', 'describe_reading']
+           'control_interval', 'answer_changes', 'describe_forks', 'describe_worlds', 'describe_need', 'wrong_way',
+           'projection_predicts', 'decision_numbers', 'describe_reading']
 
 # %% ../../nbs/games/09_slopes.ipynb #156d9fcd
 from itertools import product
@@ -16,7 +16,7 @@ import pandas as pd
 from ..machine.controls import CONTROLS
 from ..evidence.detection_conclusions import in_which
 from ..evidence.intervals import jackknife_interval, with_interval
-from ..evidence.size import one_direction_interval, replicate_interval, slope_verdict
+from ..evidence.size import LIKE_A_CONTROL, one_direction_interval, replicate_interval, slope_verdict
 from .conditions import LEFT_OUT, turn_of
 
 # %% ../../nbs/games/09_slopes.ipynb #cb7fd209
@@ -123,24 +123,38 @@ def describe_forks(
     changes: pd.DataFrame,  # from `answer_changes`
     titles: dict[str, str],  # key and title of each model
 ) -> list[str]:  # sentences
-    "In which models words and deeds rise with the dose, in which worlds, and whether they move together."
-    probe = slopes[slopes["direction"] == "probe"]
-    of_all, lines = probe[probe["world"] == ALL_WORLDS], []
-    for measure, said in SAID.items():
-        named = {}
-        for row in of_all[of_all["measure"] == measure].to_dict("records"):
-            number = f"{titles[row['model']]} {with_interval(row | {'value': row['slope']}, '+')}"
-            named.setdefault(row["verdict"].replace("not shown", "not shown to move"), []).append(number)
-        lines.append(f"{said}: {_by_model(named)}.")
-    rising = probe[probe["measure"].eq("deed") & probe["verdict"].eq("rises") & probe["world"].ne(ALL_WORLDS)]
-    worlds = {world: [titles[model] for model in rows["model"]] for world, rows in rising.groupby("world", sort=False)}
-    lines.append(f"Worlds in which the deed's answer rises: {_by_model(worlds) or 'none'}.")
+    "In which models words and deeds rise with the dose, and whether they move together."
+    of_all = slopes[slopes["direction"].eq("probe") & slopes["world"].eq(ALL_WORLDS)]
     together = {}
     for model, rows in of_all.groupby("model", sort=False):
         pushed = changes[changes["model"].eq(model) & changes["direction"].eq("probe")]
         highest = pushed[pushed["alpha"] == pushed["alpha"].max()].set_index("measure")["lower"]
         together.setdefault(_together(rows.set_index("measure")["verdict"], highest), []).append(titles[model])
-    return [*lines, f"Words and deeds {_by_model(together)}."]
+    moves = [_moves(of_all, measure, titles) for measure in ("words", "deed")]
+    return [*moves, f"Words and deeds {_by_model(together)}."]
+
+
+def describe_worlds(
+    slopes: pd.DataFrame,  # from `fork_slopes`
+    titles: dict[str, str],  # key and title of each model
+) -> list[str]:  # sentences
+    "In which models the deed's answer rises beyond the decoy's, and in which worlds it rises."
+    probe = slopes[slopes["direction"] == "probe"]
+    of_all, of_worlds = probe[probe["world"] == ALL_WORLDS], probe[probe["world"] != ALL_WORLDS]
+    rising = of_worlds[of_worlds["measure"].eq("deed") & of_worlds["verdict"].eq("rises")]
+    worlds = {world: [titles[model] for model in rows["model"]] for world, rows in rising.groupby("world", sort=False)}
+    where = f"Worlds in which the deed's answer rises: {_by_model(worlds) or 'none'}."
+    return [_moves(of_all, "beyond", titles), where]
+
+
+def _moves(slopes: pd.DataFrame, measure: str, titles: dict[str, str]) -> str:
+    "What a measure does with the dose, by verdict and model."
+    named = {}
+    for row in slopes[slopes["measure"] == measure].to_dict("records"):
+        number = f"{titles[row['model']]} {with_interval(row | {'value': row['slope']}, '+')}"
+        verdict = row["verdict"].replace("not shown", "not shown to move")
+        named.setdefault(verdict.replace(f", {LIKE_A_CONTROL}", f" ({LIKE_A_CONTROL})"), []).append(number)
+    return f"{SAID[measure]}: {_by_model(named)}."
 
 
 def _together(verdicts: pd.Series, highest: pd.Series) -> str:
