@@ -175,7 +175,8 @@ RUN = (
     "-r preset {params.preset:q} -r concept {params.concept:q} -r models '{params.models}' "
     "&& python scripts/reading_copy.py {log:q} {params.sections:q} && cp {log:q} {output[0]:q}"
 )
-MESSAGE = "{input[0]}, executed in {log}"  # in place of the list of all files that a section depends on
+# In place of the list of all files that a section depends on; on a cluster the list also says what a job asks for.
+MESSAGE = None if SPLIT else "{input[0]}, executed in {log}"
 
 
 def parameters(models):
