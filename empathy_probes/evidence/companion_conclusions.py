@@ -130,7 +130,7 @@ def describe_protocol(
     moves = ", ".join(f"{titles[model]} {value:.2f}" for model, value in moved.items())
     return [
         f"For the same texts and model, choices of the protocol move r and the AUROC by {of_all}.",
-        f"Where texts are cut as in the preset alone, choices move them by {of_own_cut}.",
+        f"Where texts are cut only as in the preset, choices move them by {of_own_cut}.",
         f"The paper's correlations differ by {differs:.2f} between its models, which were read in two ways; the way of "
         f"reading alone moves r by more than that {in_which(held)} ({moves}).",
     ]
