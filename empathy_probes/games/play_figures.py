@@ -83,9 +83,9 @@ def price_curve(
             options = {**look, "color": look["color"] if alpha else GREY, "elinewidth": 0.8}
             places = [PRICES.index(price) for price in line.index]
             ax.errorbar(places, line["value"].to_numpy(), interval_bars(line), **options)
-        ax.set(xlabel="price", ylim=(-0.05, 1.05))
+        ax.set(xlabel="price", xlim=(-0.4, len(PRICES) - 0.6), ylim=(-0.05, 1.05))
         ax.set_xticks(range(len(PRICES)), PRICES)
-    figure.axes[0].set_ylabel(f"games that turned aside (N = {rates['n'].max():g})")
+    figure.axes[0].set_ylabel(f"games that turned\naside (N = {rates['n'].max():g})")
     pushed = {"highest dose": ("0.2", "-")} if rates["alpha"].gt(0).any() else {}
     legend_below(figure, _entries({"no push": (GREY, "-")} | pushed))
     return figure
@@ -131,7 +131,7 @@ def film_strip(
     "Some games, choice by choice: a picture where the player begins to do something else (section C13)."
     runs = {label: groupby(decisions, itemgetter("action")) for label, (_, decisions) in games.items()}
     choices = {label: [list(rows) for _, rows in equal] for label, equal in runs.items()}
-    columns = min(FRAMES, max(map(len, choices.values())))
+    columns = min(FRAMES, max(3, *map(len, choices.values())))  # three at least, over which a heading fits
     size = (1.55 * columns, 2.3 * len(games))
     figure, grid = plt.subplots(len(games), columns, figsize=size, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1, rect=(0, 0, 1, 1 - 0.25 / size[1]))  # inches, room for the headings
