@@ -15,8 +15,9 @@ import pandas as pd
 
 from ..machine.controls import CONTROLS
 from ..evidence.detection_conclusions import in_which
+from ..evidence.effect_conclusions import by_verdict
 from ..evidence.intervals import jackknife_interval, with_interval
-from ..evidence.size import LIKE_A_CONTROL, one_direction_interval, replicate_interval, slope_verdict
+from ..evidence.size import one_direction_interval, replicate_interval, slope_verdict
 from .conditions import LEFT_OUT, turn_of
 
 # %% ../../nbs/games/09_slopes.ipynb #cb7fd209
@@ -149,12 +150,7 @@ def describe_worlds(
 
 def _moves(slopes: pd.DataFrame, measure: str, titles: dict[str, str]) -> str:
     "What a measure does with the dose, by verdict and model."
-    named = {}
-    for row in slopes[slopes["measure"] == measure].to_dict("records"):
-        number = f"{titles[row['model']]} {with_interval(row | {'value': row['slope']}, '+')}"
-        verdict = row["verdict"].replace("not shown", "not shown to move")
-        named.setdefault(verdict.replace(f", {LIKE_A_CONTROL}", f" ({LIKE_A_CONTROL})"), []).append(number)
-    return f"{SAID[measure]}: {_by_model(named)}."
+    return f"{SAID[measure]} {by_verdict(slopes[slopes['measure'] == measure], titles)}."
 
 
 def _together(verdicts: pd.Series, highest: pd.Series) -> str:
